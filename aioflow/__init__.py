@@ -1,0 +1,112 @@
+"""Named, bounded queues of tensors between the processes of a machine-learning job, native to asyncio.
+
+A queue object is a definition; the resource behind it lives in a session: embedded in this process, or on a server that
+other processes reach too. Loader processes enqueue, trainer processes dequeue batches; nobody polls, nobody overruns
+memory, and nothing that was accepted is lost.
+
+Where to read next: `client/` is what users hold, `queues/_machine.py` the rules of a queue, `cluster/_messages.py` what goes
+over the wire, `errors.py` everything that can be raised.
+"""
+
+from aioflow.client import (
+    Batches,
+    FIFOQueue,
+    PaddingFIFOQueue,
+    PriorityQueue,
+    Producer,
+    Queue,
+    RandomShuffleQueue,
+    Session,
+    Writer,
+    container,
+    device,
+    lookup,
+)
+from aioflow.cluster import Server
+from aioflow.errors import (
+    AddressInUse,
+    AioflowError,
+    AuthenticationFailed,
+    ConnectFailed,
+    ConnectionLost,
+    DeviceError,
+    DeviceOutOfMemory,
+    DeviceUnavailable,
+    EndOfQueue,
+    GraphCycle,
+    GraphError,
+    LocalProtocolError,
+    NoSession,
+    NodeFailed,
+    NotFound,
+    NotInitialised,
+    OperationCancelled,
+    PlacementError,
+    ProtocolError,
+    QueueClosed,
+    QueueError,
+    QueueReset,
+    RemoteError,
+    RemoteProtocolError,
+    SessionClosed,
+    SessionError,
+    SpecMismatch,
+    StorageError,
+    TransportError,
+    UnknownOp,
+    VersionMismatch,
+)
+from aioflow.queues import QueueStats
+from aioflow.resources import LostProducer
+from aioflow.runtime import GPUOptions, SessionConfig
+
+__all__ = [
+    "AddressInUse",
+    "AioflowError",
+    "AuthenticationFailed",
+    "Batches",
+    "ConnectFailed",
+    "ConnectionLost",
+    "DeviceError",
+    "DeviceOutOfMemory",
+    "DeviceUnavailable",
+    "EndOfQueue",
+    "FIFOQueue",
+    "GPUOptions",
+    "GraphCycle",
+    "GraphError",
+    "LocalProtocolError",
+    "LostProducer",
+    "NoSession",
+    "NodeFailed",
+    "NotFound",
+    "NotInitialised",
+    "OperationCancelled",
+    "PaddingFIFOQueue",
+    "PlacementError",
+    "PriorityQueue",
+    "Producer",
+    "ProtocolError",
+    "Queue",
+    "QueueClosed",
+    "QueueError",
+    "QueueReset",
+    "QueueStats",
+    "RandomShuffleQueue",
+    "RemoteError",
+    "RemoteProtocolError",
+    "Server",
+    "Session",
+    "SessionClosed",
+    "SessionConfig",
+    "SessionError",
+    "SpecMismatch",
+    "StorageError",
+    "TransportError",
+    "UnknownOp",
+    "VersionMismatch",
+    "Writer",
+    "container",
+    "device",
+    "lookup",
+]

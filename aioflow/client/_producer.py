@@ -1,0 +1,69 @@
+"""Registration of a producer for the length of a block."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import traceback as tracebacks
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from aioflow.errors import AioflowError, SpecMismatch
+from aioflow.resources import LostProducer
+from aioflow.runtime import complete_put
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from aioflow.client._queue import Queue
+    from aioflow.resources import QueueRef
+    from aioflow.runtime import Host
+
+__all__ = ["Producer"]
+
+# Leaving waits for the server's answer, but a server that does not answer must not keep a process alive.
+LEAVE_S = 1.0
+
+_numbers = itertools.count(1)
+
+
+class Producer:
+    """A registered producer; made by `queue.producer()`, entered with `async with`.
+
+    Attributes:
+        name: The name under which it is registered.
+    """
+
+    def __init__(self, queue: Queue, name: str | None, rejoin_s: float) -> None:
+        if rejoin_s < 0:
+            raise SpecMismatch(f"rejoin_s is {rejoin_s}; expected seconds, 0 or more")
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}:{next(_numbers)}"
+        self._queue = queue
+        self._rejoin_s = rejoin_s
+        self._joined: tuple[Host, QueueRef] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Register; waits up to `lost_s` + 1 s for a name that is in use."""
+        host, ref = await self._queue._begin()  # noqa: SLF001 - one package
+        await complete_put(host.join(ref, self.name, self._rejoin_s))
+        self._joined = host, ref
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave; an exception is reported to the queue's consumers, with its traceback."""
+        assert self._joined is not None
+        host, ref = self._joined
+        lost = None
+        if error is not None:
+            text = "".join(tracebacks.format_exception(error))
+            lost = LostProducer(self.name, f"{type(error).__name__}: {error}", text)
+        try:
+            with anyio.move_on_after(LEAVE_S, shield=True):
+                await host.leave(ref, self.name, lost).waiter.wait()
+        except AioflowError:
+            if error is None:  # else the body's own error says more
+                raise

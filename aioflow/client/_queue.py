@@ -1,0 +1,326 @@
+"""Queue definitions and their operations. The rules of the operations are TensorFlow 1.x's; docs/queues.md has the table."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import operator
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+from aioflow.client._batches import Batches
+from aioflow.client._producer import Producer
+from aioflow.client._scopes import current_container, current_device
+from aioflow.client._session import current_session
+from aioflow.client._values import to_user
+from aioflow.client._writer import Writer
+from aioflow.errors import SpecMismatch
+from aioflow.names import DeviceName, check_shared_name
+from aioflow.queues import QueueDefinition, QueueStats, Segment
+from aioflow.resources import QueueKey, QueueRef
+from aioflow.runtime import complete, complete_get, complete_put
+from aioflow.specs import to_columns
+
+if TYPE_CHECKING:
+    from aioflow.client._session import Session
+    from aioflow.runtime import Host
+
+__all__ = ["Queue", "check_count"]
+
+_private_numbers = itertools.count(1)
+
+
+class Queue:
+    """A queue: a definition, and the operations of the queue that it finds or makes in a session.
+
+    Making one does no I/O and needs no session. Without `shared_name` the queue is private to its session and goes with
+    it. Every operation is cancel-safe; none takes a timeout: use `anyio.fail_after` or `asyncio.timeout`.
+
+    Errors of every operation: `NoSession` where no session is current; `SessionClosed` when the session is left while it
+    waits; `SpecMismatch` when the queue exists and the definition disagrees; `PlacementError` for a task that the session
+    does not reach; `ConnectionLost` when the server goes away.
+    """
+
+    def __init__(
+        self, definition: QueueDefinition | None, shared_name: str | None, device: str | None, container: str | None = None
+    ) -> None:
+        if shared_name:
+            check_shared_name(shared_name)
+        self._definition = definition
+        self._shared = bool(shared_name)
+        self._name = shared_name or f"_private:{os.getpid()}:{next(_private_numbers)}"
+        self._container = current_container() if container is None else container
+        self._device = current_device()
+        if device is not None:
+            self._device = self._device.merge(DeviceName.parse(device))
+        self._session: Session | None = None
+
+    @property
+    def name(self) -> str:
+        """The shared name; for a private queue, a name that only messages show."""
+        return self._name
+
+    @property
+    def definition(self) -> QueueDefinition:
+        """What the queue is.
+
+        Raises:
+            SpecMismatch: The queue comes from `lookup` and no operation has found it yet.
+        """
+        if self._definition is None:
+            raise SpecMismatch(f"queue {self._name!r} was not looked up yet; await it, or use it, first")
+        return self._definition
+
+    def on(self, session: Session) -> Self:
+        """Return this queue bound to a session, for use where that session is not current."""
+        bound = copy.copy(self)
+        bound._session = session
+        return bound
+
+    def epoch(self, k: int) -> Self:
+        """Return the queue of epoch `k`: the same definition under the name `NAME#k`.
+
+        Loaders of epoch k+1 may fill theirs while trainers drain k; each closes by its own producers.
+        """
+        other = copy.copy(self)
+        other._name = f"{self._name}#{operator.index(k)}"
+        return other
+
+    # Puts
+
+    async def enqueue(self, element: Any) -> None:
+        """Put one element: a tensor, a tuple in the order of dtypes, or a dict when names were given.
+
+        Waits while the queue is full, in elements or in bytes, or an earlier put waits. When it returns the element is
+        accepted, and the caller may reuse its memory. A cancelled call was not accepted (the cancellation goes on) or
+        had been (it returns normally; on asyncio the task's next call raises the cancellation).
+
+        Raises:
+            SpecMismatch: The value does not fit; nothing was queued.
+            QueueClosed: The queue is closed.
+            OperationCancelled: It was closed with `cancel_pending_enqueues=True` while this call waited.
+            QueueError: The element can never get room: only bytes are short, and a reserve blocks every get.
+        """
+        await self._put(element, many=False)
+
+    async def enqueue_many(self, columns: Any) -> None:
+        """Put k elements: each component with a leading dimension k.
+
+        Not atomic: rows go in as there is room, together (no other element lands between them), and those that are in
+        stay in when the call fails or is cancelled; a note on the exception gives their number. No rows succeed at
+        once, also on a closed queue. Waits and raises as `enqueue`.
+        """
+        await self._put(columns, many=True)
+
+    async def close(self, cancel_pending_enqueues: bool = False) -> None:  # noqa: FBT001, FBT002 - TensorFlow's
+        """Accept nothing more; what is in can still be dequeued.
+
+        A plain close waits for its turn behind waiting puts, which still succeed; a cancelled one leaves the queue open.
+
+        Args:
+            cancel_pending_enqueues: Close at once instead, failing every waiting put and plain close.
+
+        Raises:
+            QueueClosed: The queue is closed already (plain close only).
+            OperationCancelled: Another task closed it with `cancel_pending_enqueues=True` while this one waited.
+        """
+        host, ref = await self._begin()
+        await complete_put(host.close_queue(ref, cancel_pending=bool(cancel_pending_enqueues)))
+
+    # Gets
+
+    async def dequeue(self) -> Any:
+        """Take one element: the value itself, a tuple of several components, or a dict when the queue has names.
+
+        Numbers are NumPy scalars or arrays (arrays may be read-only), strings `str` or `bytes` or object arrays of them.
+        Waits while the queue is empty (RandomShuffleQueue: down to its reserve) and open, or an earlier get waits. A
+        cancelled call took nothing.
+
+        Raises:
+            EndOfQueue: The queue is closed and drained.
+        """
+        host, ref = await self._begin()
+        columns = await complete_get(host.get(ref, 1, up_to=False))
+        return to_user(columns, ref.definition.element, single=True)
+
+    async def dequeue_many(self, n: int) -> Any:
+        """Take n elements as a batch: each component with a leading dimension n (PaddingFIFOQueue: padded at the ends).
+
+        Waits until n are there, taking them as they come (a PriorityQueue takes all at once); a cancelled call gives
+        back what it had taken. n = 0 returns an empty batch, also on a closed queue.
+
+        Raises:
+            SpecMismatch: n is negative or no integer, the shapes are not specified, or a PriorityQueue cannot hold n.
+            EndOfQueue: The queue is closed with fewer left; what this call had taken is back in the queue.
+        """
+        return await self._take(n, up_to=False)
+
+    async def dequeue_up_to(self, n: int) -> Any:
+        """Take n elements as `dequeue_many` does; on a closed queue what is left, from 1 to n.
+
+        While the queue is open it waits for all n. Raises as `dequeue_many`, `EndOfQueue` only when nothing is left.
+        """
+        return await self._take(n, up_to=True)
+
+    def batches(self, n: int, *, drop_remainder: bool = False, prefetch: int = 2, copy: bool = False) -> Batches:
+        """Iterate over batches: `dequeue_up_to(n)` again and again.
+
+        The iterator ends when the queue is closed, drained, and nothing is unacknowledged. What it holds ahead counts
+        as in the queue and is given back when it is left, however that happens: `break`, an error, a cancel.
+
+        Args:
+            n: Elements in a batch.
+            drop_remainder: Whether to drop a last batch that is shorter.
+            prefetch: How many batches to ask for ahead of need; not used where the queue is in this process.
+            copy: Whether each batch is private, writable memory instead of a possibly read-only view.
+
+        Raises:
+            SpecMismatch: n or prefetch is out of range, or (in the first step) the shapes are not specified.
+            EndOfQueue: While iterating, at the end, when a producer was lost or failed; see its `lost_producers`.
+        """
+        return Batches(self, n, drop_remainder=drop_remainder, prefetch=prefetch, copy=copy)
+
+    def __aiter__(self) -> Batches:
+        """Iterate over single elements, as `dequeue` gives them; ends as `batches` does."""
+        return Batches(self, 1, single=True)
+
+    # Looking
+
+    async def size(self) -> int:
+        """Return the number of elements now: not those of waiting puts, nor what a waiting dequeue_many has taken."""
+        host, ref = await self._begin()
+        size: int = await complete(host.size(ref))
+        return size
+
+    async def is_closed(self) -> bool:
+        """Return whether a close has had its turn."""
+        host, ref = await self._begin()
+        closed: bool = await complete(host.is_closed(ref))
+        return closed
+
+    async def stats(self) -> QueueStats:
+        """Return a frozen snapshot: sizes, bytes, who waits, counts so far, producers."""
+        host, ref = await self._begin()
+        stats: QueueStats = await complete(host.stats(ref))
+        return stats
+
+    async def delete(self) -> None:
+        """Remove the queue: waiting operations fail with `NotFound`, elements are dropped; the next one makes a new queue."""
+        host, ref = await self._begin()
+        await complete(host.delete(ref))
+
+    # Producers
+
+    def writer(self, batch: int = 64, *, batch_bytes: int = 1 << 20, delay_s: float = 0.002) -> Writer:
+        """Group single elements into `enqueue_many`; use as `async with q.writer() as w: await w.write(element)`.
+
+        A write is buffered, not accepted; errors of a flush surface at the next write or at the exit, and the exit
+        flushes. A cancelled or failed exit flushes within 1 s and notes on the exception how many elements did not go.
+
+        Args:
+            batch: Elements to group.
+            batch_bytes: Bytes after which a group is sent although it has fewer elements.
+            delay_s: Seconds after which what was written is sent at the latest.
+
+        Raises:
+            SpecMismatch: An argument is not above 0.
+        """
+        return Writer(self, batch, batch_bytes, delay_s)
+
+    def producer(self, name: str | None = None, rejoin_s: float = 0) -> Producer:
+        """Register a producer: `async with q.producer(): ...`. The queue closes when the last one has left.
+
+        With `producers=n` in the definition, n distinct names must have come before. Leaving by an exception, and being
+        lost, count as left after `rejoin_s` without the same name coming back, and are reported to consumers.
+
+        Args:
+            name: Distinct among the queue's producers; by default made of host, process and a number.
+            rejoin_s: Seconds for which a name that was lost may come back.
+
+        Raises:
+            SpecMismatch: On entering, the name is in use and its holder did not go within `lost_s` + 1 s.
+        """
+        return Producer(self, name, rejoin_s)
+
+    # For the other files of this package
+
+    async def _begin(self) -> tuple[Host, QueueRef]:
+        """Start a call: the host of the session, and what the queue is found by there."""
+        session = self._bound_session()
+        host = session.host
+        await session.pace.start_call()
+        return host, await self._find(host)
+
+    def _bound_session(self) -> Session:
+        return self._session or current_session()
+
+    async def _find(self, host: Host) -> QueueRef:
+        key = QueueKey(self._container, self._name, "" if self._shared else "private")
+        host.check_task(self._device, key)
+        if self._definition is None:
+            self._definition = await complete(host.lookup(key))
+        return QueueRef(key, self._definition)
+
+    async def _put(self, value: Any, *, many: bool) -> None:
+        session = self._bound_session()
+        host = session.host
+        if self._definition is None:
+            await self._find(host)
+        segment = self._convert(value, many=many, private=host.keeps_memory)
+        await session.pace.start_call()
+        await complete_put(host.put(await self._find(host), segment))
+
+    def _convert(self, value: Any, *, many: bool, private: bool) -> Segment:
+        element = self.definition.element
+        try:
+            columns = to_columns(value, element, many=many, private=private)
+        except SpecMismatch as error:
+            raise SpecMismatch(f"queue {self._name!r}: {error}") from error
+        return Segment.of(columns, prioritised=self.definition.kind == "PriorityQueue")
+
+    async def _take(self, n: int, *, up_to: bool) -> Any:
+        count = check_count(n)
+        host, ref = await self._begin()
+        self._check_batch(ref.definition, count)
+        columns = await complete_get(host.get(ref, count, up_to=up_to))
+        return to_user(columns, ref.definition.element, single=False)
+
+    def _check_batch(self, definition: QueueDefinition, count: int) -> None:
+        """Refuse a batch that this queue can never give."""
+        if any(component.shape is None for component in definition.element.components):
+            raise SpecMismatch(
+                f"queue {self._name!r} was defined without shapes: its elements cannot be batched; "
+                "give shapes=, or take them one by one with dequeue()"
+            )
+        if definition.kind == "PriorityQueue":
+            if 0 < definition.capacity < count:
+                raise SpecMismatch(
+                    f"queue {self._name!r} is a PriorityQueue, which takes a batch all at once: "
+                    f"{count} elements can never be in a capacity of {definition.capacity}"
+                )
+            definition.check_reserve(count, f"queue {self._name!r}: a batch of {count}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Refuse to pickle what another process could not find."""
+        if not self._shared:
+            raise TypeError(f"queue {self._name!r} is private to its session and cannot be pickled; give it a shared_name")
+        return {**self.__dict__, "_session": None}
+
+    def __repr__(self) -> str:
+        """Show the class and the name."""
+        return f"<{type(self).__name__} {self._name!r}>"
+
+
+def check_count(n: Any) -> int:
+    """Return a number of elements as an int.
+
+    Raises:
+        SpecMismatch: It is no integer, or negative.
+    """
+    try:
+        count = operator.index(n)
+    except TypeError as error:
+        raise SpecMismatch(f"the number of elements must be an integer, got {n!r}") from error
+    if count < 0:
+        raise SpecMismatch(f"the number of elements is {count}; expected 0 or more")
+    return count

@@ -1,0 +1,185 @@
+"""Sessions: where the resources behind definitions live, and which session is current."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from aioflow.cluster import RemoteHost, Server
+from aioflow.errors import GraphError, NoSession, SessionClosed, SessionError
+from aioflow.names import normalise_address
+from aioflow.runtime import EmbeddedHost, Pace, SessionConfig, on_asyncio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from aioflow.runtime import Host
+
+__all__ = ["Session", "current_session"]
+
+TARGET_VARIABLE = "AIOFLOW_TARGET"
+
+# A closing session waits this long for its writers to flush; a server that does not answer must not keep a process alive.
+FLUSH_S = 1.0
+
+_current: ContextVar[Session | None] = ContextVar("aioflow_session", default=None)
+
+
+class Session:
+    """A client's view of the queues of a server, or of an embedded host of its own.
+
+    `async with Session(...)`, or `await session.open()`, makes it current for this task and the tasks that it starts. A
+    session belongs to the event loop that opened it; use from another loop, from another thread, or after a fork is
+    refused with `SessionError`.
+    """
+
+    def __init__(
+        self,
+        target: str | Server | None = None,
+        *,
+        graph: None = None,
+        config: SessionConfig | None = None,
+        credentials: None = None,
+    ) -> None:
+        """Make a session; nothing is opened yet.
+
+        Args:
+            target: `inproc://name`, `ipc://path` or `tcp://host:port` of a server, or a `Server` of this process. None is
+                what the environment variable AIOFLOW_TARGET names, else an embedded host: queues in this process.
+            graph: Not available in this version.
+            config: Settings; the defaults where None.
+            credentials: Not available in this version.
+
+        Raises:
+            GraphError: A graph was given.
+            SessionError: Credentials were given.
+            ConnectFailed: The target is no address.
+        """
+        if graph is not None:
+            raise GraphError("this version of aioflow runs no graphs; leave graph= out")
+        if credentials is not None:
+            raise SessionError("this version of aioflow serves this host only and takes no credentials; leave them out")
+        if target is None:
+            target = os.environ.get(TARGET_VARIABLE) or None
+        self._target = normalise_address(target) if isinstance(target, str) else target
+        self._config = config or SessionConfig()
+        self._host: Host | None = None
+        self._closed = False
+        self._previous: Session | None = None
+        self._home: tuple[int, Any] = (0, None)
+        self._flushes: set[Callable[[], Awaitable[None]]] = set()
+        self.pace = Pace()
+
+    async def open(self) -> Self:
+        """Open the session and make it current; waits up to `connect_s` for a server that is still starting.
+
+        Returns:
+            The session itself.
+
+        Raises:
+            ConnectFailed: No server answered in time.
+            SessionError: The session is open, or was closed: make a new one.
+        """
+        if self._host is not None or self._closed:
+            raise SessionError("this session was opened before; make a new one for each `async with`")
+        host: Host
+        if self._target is None:
+            host = EmbeddedHost(self._config)
+        else:
+            address = self._target.local_address if isinstance(self._target, Server) else self._target
+            host = RemoteHost(address, self._config)
+        await host.open()
+        self._home = (os.getpid(), _event_loop())
+        self._host = host
+        self._previous = _current.get()
+        _current.set(self)
+        return self
+
+    async def close(self) -> None:
+        """Flush the session's writers, end waiting operations with `SessionClosed`, and leave the server.
+
+        What was not handed over goes back, registrations of producers count as lost, private queues go. A second close
+        does nothing. Bounded: a server that does not answer cannot hold it.
+        """
+        if _current.get() is self:
+            _current.set(self._previous)
+        if self._host is None or self._closed:
+            return
+        self._check_home()
+        with anyio.move_on_after(FLUSH_S, shield=True):
+            for flush in list(self._flushes):
+                await flush()
+        self._closed = True
+        await self._host.close()
+
+    async def __aenter__(self) -> Self:
+        """Open the session."""
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the session."""
+        await self.close()
+
+    @property
+    def host(self) -> Host:
+        """The host of an open session, checked for use from where it may be used.
+
+        Raises:
+            SessionClosed: The session was closed.
+            SessionError: It is not open, or it is used from another event loop, thread or process.
+        """
+        if self._closed:
+            raise SessionClosed("the session was closed; open a new one")
+        if self._host is None:
+            raise SessionError("the session is not open; use `async with session`, or `await session.open()`")
+        self._check_home()
+        return self._host
+
+    def flush_at_close(self, flush: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+        """Have a writer flushed when the session closes; returns what takes it off again."""
+        self._flushes.add(flush)
+        return lambda: self._flushes.discard(flush)
+
+    def _check_home(self) -> None:
+        pid, loop = self._home
+        if os.getpid() != pid:
+            raise SessionError("the session was opened before a fork; open one of its own in the child process")
+        if _event_loop() is not loop:
+            raise SessionError("the session belongs to another event loop or thread; open one of its own in each")
+
+    def __repr__(self) -> str:
+        """Show the target and the state."""
+        state = "closed" if self._closed else "open" if self._host is not None else "not open"
+        return f"<Session {self._target or 'embedded'} {state}>"
+
+
+def current_session() -> Session:
+    """Return the session that is current in this task.
+
+    Raises:
+        NoSession: There is none.
+    """
+    session = _current.get()
+    if session is None:
+        raise NoSession(
+            "no session is current in this task: wrap the code in `async with flow.Session(...)`, "
+            "or use `queue.on(session)` to bind a queue to one"
+        )
+    return session
+
+
+def _event_loop() -> Any:
+    if on_asyncio():
+        return asyncio.get_running_loop()
+    try:
+        return sys.modules["trio"].lowlevel.current_trio_token()
+    except (KeyError, RuntimeError):
+        return None

@@ -1,0 +1,164 @@
+"""A writer groups single elements into `enqueue_many`."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from aioflow.errors import AioflowError, SpecMismatch
+from aioflow.queues import Segment
+from aioflow.runtime import Background, complete_put
+from aioflow.specs import join_columns
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from aioflow.client._queue import Queue
+    from aioflow.client._session import Session
+    from aioflow.runtime import Call
+
+__all__ = ["Writer"]
+
+# Groups under way: while the server takes one, the next fills.
+GROUPS_MAX = 2
+
+# What a cancelled or failed exit may take to flush.
+EXIT_S = 1.0
+
+
+class Writer:
+    """Made by `queue.writer()`; see there."""
+
+    def __init__(self, queue: Queue, batch: int, batch_bytes: int, delay_s: float) -> None:
+        if batch < 1 or batch_bytes < 1 or delay_s <= 0:
+            raise SpecMismatch(f"a writer needs batch, batch_bytes and delay_s above 0, got {(batch, batch_bytes, delay_s)}")
+        self._queue = queue
+        self._batch = batch
+        self._batch_bytes = batch_bytes
+        self._delay_s = delay_s
+        self._segments: list[Segment] = []
+        self._bytes = 0
+        self._calls: deque[tuple[Call, int]] = deque()
+        self._error: BaseException | None = None
+        self._turn = anyio.Lock()
+        self._written = anyio.Event()
+
+    async def __aenter__(self) -> Self:
+        """Attach to the queue."""
+        session: Session = self._queue._bound_session()  # noqa: SLF001 - one package
+        self._session = session
+        self._host, self._ref = await self._queue._begin()  # noqa: SLF001
+        self._background = Background(self._keep)
+        group = await self._background.start()
+        group.start_soon(self._send_late)
+        self._forget = session.flush_at_close(self.flush)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Flush; after an exception within a bound, with a note of how many elements did not go."""
+        self._forget()
+        try:
+            if error is None:
+                await self.flush()
+            else:
+                await self._flush_bounded(error)
+        except anyio.get_cancelled_exc_class() as cancelled:
+            await self._flush_bounded(cancelled)
+            raise
+        finally:
+            await self._background.stop()
+
+    async def write(self, element: Any) -> None:
+        """Buffer one element; waits while two groups are under way. A cancelled write has not buffered it.
+
+        Raises:
+            SpecMismatch: The value does not fit; nothing was buffered.
+            QueueClosed: An earlier group found the queue closed; its elements were not accepted.
+        """
+        segment = self._queue._convert(element, many=False, private=True)  # noqa: SLF001
+        await self._session.pace.start_call()
+        if len(self._calls) >= GROUPS_MAX:
+            await self._await_calls(GROUPS_MAX - 1)
+        self._raise_kept()
+        self._segments.append(segment)
+        self._bytes += segment.nbytes(slice(0, 1))
+        if len(self._segments) >= self._batch or self._bytes >= self._batch_bytes:
+            self._send()
+        else:
+            self._written.set()
+
+    async def flush(self) -> None:
+        """Send what is buffered and wait until it is accepted; raises what went wrong with any of it."""
+        self._send()
+        await self._await_calls(0)
+        self._raise_kept()
+
+    def _send(self) -> None:
+        """Start to enqueue what is buffered: one group for each run of elements of the same shape."""
+        segments, self._segments, self._bytes = self._segments, [], 0
+        start = 0
+        for i in range(1, len(segments) + 1):
+            if i == len(segments) or _shapes(segments[i]) != _shapes(segments[start]):
+                self._calls.append((self._host.put(self._ref, _join(segments[start:i])), i - start))
+                start = i
+
+    async def _await_calls(self, left: int) -> None:
+        async with self._turn:
+            while len(self._calls) > left:
+                call, _ = self._calls[0]
+                try:
+                    await call.waiter.wait()
+                except AioflowError as error:
+                    self._keep(error)
+                self._calls.popleft()
+
+    async def _send_late(self) -> None:
+        while True:
+            await self._written.wait()
+            await anyio.sleep(self._delay_s)
+            self._written = anyio.Event()
+            if len(self._calls) < GROUPS_MAX:
+                self._send()
+            await self._await_calls(0)
+
+    async def _flush_bounded(self, error: BaseException) -> None:
+        with anyio.move_on_after(EXIT_S, shield=True):
+            self._send()
+            await self._await_calls(0)
+        left = sum(count for _, count in self._calls)
+        with anyio.move_on_after(EXIT_S, shield=True):
+            while self._calls:
+                call, count = self._calls.popleft()
+                call.withdraw()
+                try:
+                    await complete_put(call)
+                    left -= count
+                except AioflowError as withdrawn:
+                    left -= getattr(withdrawn, "rows", 0)
+        if left or self._error is not None:
+            why = f": {self._error}" if self._error is not None else ""
+            error.add_note(f"aioflow: {left} elements of the writer on {self._queue.name!r} were not accepted{why}")
+
+    def _keep(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+
+    def _raise_kept(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def _shapes(segment: Segment) -> list[tuple[int, ...]]:
+    return [column.shape[1:] for column in segment.columns]
+
+
+def _join(segments: list[Segment]) -> Segment:
+    if len(segments) == 1:
+        return segments[0]
+    columns = tuple(map(join_columns, zip(*(segment.columns for segment in segments), strict=True)))
+    return Segment.of(columns, prioritised=segments[0].priorities is not None)

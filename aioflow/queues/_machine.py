@@ -1,0 +1,490 @@
+"""The queue machine: order x gate x batching, in plain code. Events go in, effects come out.
+
+Rules, which every property test checks after every event:
+
+1. Conservation: accepted = taken + held + dropped by a delete; nothing is lost or doubled by a cancel or a restore.
+2. Puts (closes among them) are served in the order in which they came, and so are gets; the head blocks those behind it.
+3. No put raises the size above the capacity, in elements or in bytes; a restore may, and puts wait until it has shrunk.
+4. RandomShuffleQueue: while open, no get takes the last `min_after_dequeue` elements.
+5. A refused event changes nothing. A close wakes everyone whom it concerns.
+6. The same generator and the same events give the same effects.
+
+Theory of operation (TensorFlow's QueueBase, seen from outside): every operation is appended to its list, also one that
+could be served at once; then the lists are flushed in turn until neither makes progress. An `enqueue_many` and a
+`dequeue_many` move as many rows as fit and stay at the head with their progress. What a completed get took is kept until
+it is acknowledged or restored. A request ahead is no get: it is served while no get waits, what it holds counts as in
+the queue until it is acknowledged, and it is recalled when a get waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NewType
+
+from aioflow.errors import AioflowError, EndOfQueue, OperationCancelled, QueueClosed, QueueError
+from aioflow.queues._definition import UNBOUNDED, QueueDefinition
+from aioflow.queues._order import FifoOrder, Order, PriorityOrder, ShuffleOrder
+from aioflow.queues._segments import Rows, Segment
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+__all__ = ["Completed", "Effect", "Failed", "QueueMachine", "QueueStats", "Recall", "Ticket"]
+
+Ticket = NewType("Ticket", int)
+
+# What one waiting get may pile up outside of the capacity: a few elements of the largest size that is planned for (1 GB).
+RESULT_BYTES_MAX = 4 * 1000**3
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """An operation is done; a get has its rows and owes an acknowledgement or a restore."""
+
+    ticket: Ticket
+    rows: Rows | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An operation ended with an error."""
+
+    ticket: Ticket
+    error: AioflowError
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What this request ahead holds is wanted by a get: acknowledge it if it was handed over, else restore it."""
+
+    ticket: Ticket
+
+
+Effect = Completed | Failed | Recall
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """A snapshot of a queue.
+
+    Attributes:
+        name: The shared name, or a name of its own for a private queue.
+        kind: The public class.
+        capacity: In elements; -1 is unbounded.
+        capacity_bytes: In bytes of payload.
+        size: Elements in the queue, those sent ahead included.
+        size_bytes: Their payload bytes.
+        ahead: Elements that were sent ahead to consumers and not handed over yet.
+        unacknowledged: Elements that gets received and have not acknowledged yet.
+        is_closed: Whether nothing more is accepted.
+        puts_waiting: Enqueues and closes that wait.
+        gets_waiting: Dequeues that wait: consumers are faster than producers.
+        enqueued: Elements accepted so far.
+        dequeued: Elements handed over so far.
+        producers: Names that are registered now.
+    """
+
+    name: str
+    kind: str
+    capacity: int
+    capacity_bytes: int
+    size: int
+    size_bytes: int
+    ahead: int
+    unacknowledged: int
+    is_closed: bool
+    puts_waiting: int
+    gets_waiting: int
+    enqueued: int
+    dequeued: int
+    producers: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Put:
+    """A waiting put: of a segment from `row` on, or a close where there is no segment."""
+
+    ticket: Ticket
+    segment: Segment | None
+    row: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Get:
+    """A waiting get, or a request ahead."""
+
+    ticket: Ticket
+    count: int
+    up_to: bool
+    taken: Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Delivery:
+    """What a completed get took; `ahead` while it counts as in the queue."""
+
+    rows: Rows
+    ahead: bool
+
+
+class QueueMachine:
+    """One queue. Every operation returns a ticket; `take_effects` says what became of it and of others."""
+
+    def __init__(self, definition: QueueDefinition, rng: Generator, name: str = "") -> None:
+        self.definition = definition
+        self.name = name
+        self.lost_producers: tuple[Any, ...] = ()
+        self._order = _make_order(definition, rng)
+        self._atomic = definition.kind == "PriorityQueue"
+        self._closed = False
+        self._size_bytes = 0
+        self._next_number = 0
+        self._dequeued = 0
+        self._tickets = itertools.count(1)
+        self._puts: OrderedDict[Ticket, _Put] = OrderedDict()
+        self._gets: OrderedDict[Ticket, _Get] = OrderedDict()
+        self._asks: OrderedDict[Ticket, _Get] = OrderedDict()
+        self._delivered: OrderedDict[Ticket, _Delivery] = OrderedDict()
+        self._recalled: set[Ticket] = set()
+        self._ahead = 0
+        self._ahead_bytes = 0
+        self._effects: list[Effect] = []
+
+    # What can be asked without waiting
+
+    def __len__(self) -> int:
+        """The size: elements in the queue, those sent ahead included; not what a waiting get has taken."""
+        return len(self._order) + self._ahead
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether a close has had its turn."""
+        return self._closed
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether no element can come any more: closed, empty, nothing unacknowledged."""
+        return self._closed and not len(self._order) and not self._delivered and not self._holds_partial()
+
+    def stats(self) -> QueueStats:
+        """Return a snapshot."""
+        delivered = sum(delivery.rows.count for delivery in self._delivered.values())
+        return QueueStats(
+            name=self.name,
+            kind=self.definition.kind,
+            capacity=self.definition.capacity,
+            capacity_bytes=self.definition.bytes_max,
+            size=len(self),
+            size_bytes=self._held_bytes,
+            ahead=self._ahead,
+            unacknowledged=delivered - self._ahead,
+            is_closed=self._closed,
+            puts_waiting=len(self._puts),
+            gets_waiting=len(self._gets),
+            enqueued=self._next_number,
+            dequeued=self._dequeued,
+        )
+
+    def take_effects(self) -> list[Effect]:
+        """Return what has happened since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def issue_ticket(self) -> Ticket:
+        """Return a ticket that no other operation of this queue has."""
+        return Ticket(next(self._tickets))
+
+    # Events
+
+    def enqueue(self, segment: Segment) -> Ticket:
+        """Put the rows of a segment; no rows succeed at once, also on a closed queue."""
+        ticket = self.issue_ticket()
+        if segment.rows:
+            self._puts[ticket] = _Put(ticket, segment)
+            self._flush()
+        else:
+            self._effects.append(Completed(ticket))
+        return ticket
+
+    def dequeue(self, count: int, *, up_to: bool = False) -> Ticket:
+        """Get `count` rows or, with `up_to`, fewer when the queue is closed; none succeed at once.
+
+        Raises:
+            SpecMismatch: A PriorityQueue can never hold that many at once.
+        """
+        self._check_count(count)
+        ticket = self.issue_ticket()
+        if count:
+            self._gets[ticket] = _Get(ticket, count, up_to, Rows())
+            self._flush()
+        else:
+            self._complete_get(ticket, Rows(), ahead=False)
+        return ticket
+
+    def ask(self, count: int) -> Ticket:
+        """Request `count` rows ahead; `promote` makes it a get (of up to `count`)."""
+        self._check_count(count)
+        ticket = self.issue_ticket()
+        self._asks[ticket] = _Get(ticket, count, up_to=True, taken=Rows())
+        self._serve_asks()
+        return ticket
+
+    def promote(self, ticket: Ticket) -> None:
+        """Append a request ahead to the waiting gets; one that was served already stays as it is."""
+        get = self._asks.pop(ticket, None)
+        if get is not None:
+            self._gets[ticket] = get
+            self._flush()
+
+    def close(self, *, cancel_pending: bool = False) -> Ticket:
+        """Accept nothing more: in its turn behind waiting puts or, with `cancel_pending`, at once, failing those."""
+        ticket = self.issue_ticket()
+        if not cancel_pending:
+            self._puts[ticket] = _Put(ticket, None)
+        else:
+            self._closed = True
+            waiting = list(self._puts.values())
+            self._puts.clear()
+            for put in waiting:
+                self._fail_put(put, OperationCancelled(f"{self} was closed with cancel_pending_enqueues=True"))
+            self._effects.append(Completed(ticket))
+        self._flush()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> int | None:
+        """Withdraw a waiting operation, as if it had never waited: what a get had taken goes back.
+
+        Returns:
+            How many rows of a put are in and stay in; None if the operation does not wait (any more).
+        """
+        put = self._puts.pop(ticket, None)
+        if put is None:
+            get = self._gets.pop(ticket, None) or self._asks.pop(ticket, None)
+            if get is None:
+                return None
+            self._return_partial(get)
+        self._flush()
+        return put.row if put else 0
+
+    def acknowledge(self, ticket: Ticket) -> None:
+        """Forget what a completed get took: it was handed over."""
+        delivery = self._end_delivery(ticket)
+        if delivery is not None:
+            self._dequeued += delivery.rows.count
+            if delivery.ahead or self._closed:
+                self._flush()
+
+    def restore(self, ticket: Ticket) -> None:
+        """Put back what a completed get took and was not handed over, into its old place."""
+        delivery = self._end_delivery(ticket)
+        if delivery is not None:
+            # A waiting get holds younger elements; it takes again, so that its batch is in order.
+            for get in itertools.islice(self._gets.values(), 1):
+                self._return_partial(get)
+            self._put_back(delivery.rows)
+            self._flush()
+
+    def abort(self, error: AioflowError) -> None:
+        """Fail whatever waits and drop what is held: the queue is deleted."""
+        self._closed = True
+        for ticket in [*self._puts, *self._gets, *self._asks]:
+            self._effects.append(Failed(ticket, error))
+        for waiting in (self._puts, self._gets, self._asks, self._delivered):
+            waiting.clear()
+        self._order.pop(len(self._order))
+        self._size_bytes = self._ahead = self._ahead_bytes = 0
+
+    # The flush
+
+    def _flush(self) -> None:
+        while self._drive_puts() or self._drive_gets() or self._fail_stuck_put():
+            pass
+        self._serve_asks()
+        self._recall()
+
+    def _drive_puts(self) -> bool:
+        progress = False
+        while self._puts:
+            put = next(iter(self._puts.values()))
+            if self._closed:
+                verb = "closed" if put.segment else "already closed"
+                del self._puts[put.ticket]
+                self._fail_put(put, QueueClosed(f"{self} is {verb}"))
+            elif put.segment is None:
+                self._closed = True
+                del self._puts[put.ticket]
+                self._effects.append(Completed(put.ticket))
+            else:
+                progress |= self._admit(put, put.segment)
+                if put.row < put.segment.rows:
+                    return progress
+                del self._puts[put.ticket]
+                self._effects.append(Completed(put.ticket))
+            progress = True
+        return progress
+
+    def _admit(self, put: _Put, segment: Segment) -> bool:
+        """Move as many rows of a put as may pass; say whether any did."""
+        stop = segment.rows
+        if self.definition.capacity != UNBOUNDED:
+            stop = min(stop, put.row + self.definition.capacity - len(self))
+        if stop <= put.row:
+            return False
+        count = segment.rows_within(put.row, stop, self.definition.bytes_max - self._held_bytes)
+        if count < 1 and not len(self):
+            count = 1  # one element larger than the capacity may enter an empty queue
+        if count < 1:
+            return False
+        self._order.push(segment, put.row, put.row + count, self._next_number)
+        self._size_bytes += segment.nbytes(slice(put.row, put.row + count))
+        self._next_number += count
+        put.row += count
+        return True
+
+    def _drive_gets(self) -> bool:
+        progress = False
+        while self._gets:
+            get = next(iter(self._gets.values()))
+            progress |= self._take(get)
+            if get.taken.count < get.count and not self._end_get(get):
+                return progress
+            if self._gets.pop(get.ticket, None):
+                self._complete_get(get.ticket, get.taken, ahead=False)
+            progress = True
+        return progress
+
+    def _take(self, get: _Get) -> bool:
+        """Let a get take what is there for it; say whether it took any."""
+        count = min(get.count - get.taken.count, self._available())
+        if count < 1 or (self._atomic and not self._closed and count < get.count):
+            return False
+        rows = self._order.pop(count)
+        self._size_bytes -= rows.nbytes
+        get.taken.extend(rows)
+        if get.taken.nbytes > RESULT_BYTES_MAX and get.taken.count < get.count:
+            del self._gets[get.ticket]
+            self._return_partial(get)
+            reason = f"a dequeue of {get.count} elements from {self} exceeds {RESULT_BYTES_MAX} bytes; ask for fewer"
+            self._effects.append(Failed(get.ticket, QueueError(reason)))
+        return True
+
+    def _end_get(self, get: _Get) -> bool:
+        """Decide what becomes of the head get, which is short: whether it has failed, or may complete as it is."""
+        if get.ticket not in self._gets:
+            return True
+        if not self._closed:
+            return False
+        if get.up_to and get.taken.count:
+            # What it took while the queue was open and what came back since: all of it, in the original order.
+            self._return_partial(get)
+            self._take(get)
+            return True
+        if self._delivered:
+            return False
+        missing = get.count - get.taken.count
+        self._return_partial(get)
+        del self._gets[get.ticket]
+        reason = f"{self} is closed and has too few elements (requested {missing}, current size {len(self)})"
+        self._effects.append(Failed(get.ticket, EndOfQueue(reason, lost_producers=self.lost_producers)))
+        return True
+
+    def _fail_stuck_put(self) -> bool:
+        """Fail a put for which bytes alone leave no room, while the reserve keeps every get from making some."""
+        put = next(iter(self._puts.values()), None)
+        if put is None or put.segment is None or self._closed or self._delivered:
+            return False
+        get = next(iter(self._gets.values()), None)
+        reserve = get.count if get is not None and self._atomic else self.definition.min_after_dequeue + 1
+        has_room = self.definition.capacity == UNBOUNDED or len(self) < self.definition.capacity
+        if reserve == 1 or not has_room or len(self._order) >= reserve:
+            return False
+        del self._puts[put.ticket]
+        reason = (
+            f"{self} is full in bytes (capacity_bytes={self.definition.bytes_max}, held {self._held_bytes}) with "
+            f"{len(self)} elements, but no get can take any before there are {reserve}; raise capacity_bytes"
+        )
+        self._fail_put(put, QueueError(reason))
+        return True
+
+    def _serve_asks(self) -> None:
+        while self._asks and not self._gets and not self._closed:
+            get = next(iter(self._asks.values()))
+            if self._available() < get.count:
+                return
+            del self._asks[get.ticket]
+            rows = self._order.pop(get.count)
+            self._size_bytes -= rows.nbytes
+            self._ahead += rows.count
+            self._ahead_bytes += rows.nbytes
+            self._complete_get(get.ticket, rows, ahead=True)
+
+    def _recall(self) -> None:
+        """Ask for as much of what was sent ahead, the latest first, as the head get misses."""
+        if not self._ahead or not self._gets:
+            return
+        get = next(iter(self._gets.values()))
+        missing = get.count - get.taken.count - max(self._available(), 0)
+        for ticket, delivery in reversed(self._delivered.items()):
+            if missing < 1:
+                return
+            if delivery.ahead:
+                missing -= delivery.rows.count
+                if ticket not in self._recalled:
+                    self._recalled.add(ticket)
+                    self._effects.append(Recall(ticket))
+
+    # Small moves
+
+    @property
+    def _held_bytes(self) -> int:
+        return self._size_bytes + self._ahead_bytes
+
+    def _available(self) -> int:
+        """How many elements a get may take now."""
+        return len(self._order) - (0 if self._closed else self.definition.min_after_dequeue)
+
+    def _holds_partial(self) -> bool:
+        return any(get.taken.count for get in itertools.islice(self._gets.values(), 1))
+
+    def _check_count(self, count: int) -> None:
+        if self._atomic:
+            self.definition.check_reserve(count, f"a dequeue of {count}")
+
+    def _complete_get(self, ticket: Ticket, rows: Rows, *, ahead: bool) -> None:
+        if rows.count:
+            self._delivered[ticket] = _Delivery(rows, ahead)
+        self._effects.append(Completed(ticket, rows))
+
+    def _end_delivery(self, ticket: Ticket) -> _Delivery | None:
+        delivery = self._delivered.pop(ticket, None)
+        self._recalled.discard(ticket)
+        if delivery is not None and delivery.ahead:
+            self._ahead -= delivery.rows.count
+            self._ahead_bytes -= delivery.rows.nbytes
+        return delivery
+
+    def _return_partial(self, get: _Get) -> None:
+        self._put_back(get.taken)
+        get.taken = Rows()
+
+    def _put_back(self, rows: Rows) -> None:
+        self._order.put_back(rows)
+        self._size_bytes += rows.nbytes
+
+    def _fail_put(self, put: _Put, error: AioflowError) -> None:
+        if put.segment is not None and put.row:
+            error.add_note(f"{put.row} of {put.segment.rows} rows are in the queue and stay in")
+        self._effects.append(Failed(put.ticket, error))
+
+    def __str__(self) -> str:
+        return f"queue {self.name!r}"
+
+
+def _make_order(definition: QueueDefinition, rng: Generator) -> Order:
+    if definition.kind == "RandomShuffleQueue":
+        return ShuffleOrder(rng)
+    if definition.kind == "PriorityQueue":
+        return PriorityOrder()
+    return FifoOrder()

@@ -1,0 +1,195 @@
+"""Orders: which element is next. Each is a container of numbered rows, without capacity, waiting or time.
+
+The number of an element is its place in the order of acceptance; what is put back goes by it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from aioflow.queues._segments import Rows, Segment
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from aioflow.specs import Array
+
+__all__ = ["FifoOrder", "Order", "PriorityOrder", "ShuffleOrder"]
+
+
+class Order(Protocol):
+    """A container of rows that decides which come out next."""
+
+    def __len__(self) -> int:
+        """How many rows are in."""
+        ...
+
+    def push(self, segment: Segment, start: int, stop: int, number: int) -> None:
+        """Add rows `start` to `stop` of a segment, numbered from `number`, which is above all before."""
+        ...
+
+    def pop(self, count: int) -> Rows:
+        """Remove and return the next `count` rows; there are that many."""
+        ...
+
+    def put_back(self, rows: Rows) -> None:
+        """Return rows to where they were."""
+        ...
+
+
+class FifoOrder:
+    """The order of acceptance; costs grow with the number of segments touched, not of rows."""
+
+    def __init__(self) -> None:
+        self._runs: deque[tuple[int, Segment, int, int]] = deque()  # number, segment, start, stop; ascending
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, segment: Segment, start: int, stop: int, number: int) -> None:
+        """Add rows at the end."""
+        self._runs.append((number, segment, start, stop))
+        self._count += stop - start
+
+    def pop(self, count: int) -> Rows:
+        """Remove rows from the front."""
+        rows = Rows()
+        self._count -= count
+        while count:
+            number, segment, start, stop = self._runs.popleft()
+            if stop - start > count:
+                self._runs.appendleft((number + count, segment, start + count, stop))
+                stop = start + count
+            rows.add(segment, slice(start, stop), number)
+            count -= stop - start
+        return rows
+
+    def put_back(self, rows: Rows) -> None:
+        """Insert each run before the first one with a higher number; those are near the front."""
+        for part in rows.parts:
+            assert isinstance(part.index, slice)
+            assert isinstance(part.numbers, int)
+            before = []
+            while self._runs and self._runs[0][0] < part.numbers:
+                before.append(self._runs.popleft())
+            self._runs.appendleft((part.numbers, part.segment, part.index.start, part.index.stop))
+            self._runs.extendleft(reversed(before))
+        self._count += rows.count
+
+
+class ShuffleOrder:
+    """A bag: each element left is equally likely to be next (TensorFlow's RandomShuffleQueue).
+
+    Rows are three parallel arrays; a removed row's hole is filled from the end.
+    """
+
+    def __init__(self, rng: Generator) -> None:
+        self._rng = rng
+        self._slots = np.empty(64, np.intp)
+        self._indices = np.empty(64, np.intp)
+        self._numbers = np.empty(64, np.int64)
+        self._count = 0
+        self._segments: dict[int, Segment] = {}
+        self._live: dict[int, int] = {}
+        self._next_slot = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, segment: Segment, start: int, stop: int, number: int) -> None:
+        """Add rows to the bag."""
+        self._add(segment, np.arange(start, stop), np.arange(number, number + stop - start))
+
+    def put_back(self, rows: Rows) -> None:
+        """Return rows to the bag."""
+        for part in rows.parts:
+            assert isinstance(part.index, np.ndarray)
+            assert isinstance(part.numbers, np.ndarray)
+            self._add(part.segment, part.index, part.numbers)
+
+    def pop(self, count: int) -> Rows:
+        """Draw rows without replacement."""
+        chosen = self._choose(count)
+        slots, indices, numbers = self._slots[chosen], self._indices[chosen], self._numbers[chosen]
+        self._fill_holes(chosen)
+        rows = Rows()
+        by_slot = np.argsort(slots, kind="stable")
+        edges = np.flatnonzero(np.diff(slots[by_slot])) + 1
+        for places in np.split(by_slot, edges) if count else ():
+            slot = int(slots[places[0]])
+            rows.add(self._segments[slot], indices[places], numbers[places], places)
+            self._live[slot] -= len(places)
+            if not self._live[slot]:
+                del self._live[slot], self._segments[slot]
+        return rows
+
+    def _choose(self, count: int) -> Array:
+        if 2 * count > self._count:
+            return self._rng.permutation(self._count)[:count]
+        chosen = self._rng.integers(0, self._count, count)
+        while True:  # drawing again what came twice leaves every order of every subset equally likely
+            _, first = np.unique(chosen, return_index=True)
+            if len(first) == count:
+                return chosen
+            again = self._rng.integers(0, self._count, count - len(first))
+            chosen = np.concatenate([chosen[np.sort(first)], again])
+
+    def _fill_holes(self, chosen: Array) -> None:
+        left = self._count - len(chosen)
+        stays = np.ones(len(chosen), np.bool_)
+        stays[chosen[chosen >= left] - left] = False
+        movers, holes = np.flatnonzero(stays) + left, chosen[chosen < left]
+        for column in (self._slots, self._indices, self._numbers):
+            column[holes] = column[movers]
+        self._count = left
+
+    def _add(self, segment: Segment, indices: Array, numbers: Array) -> None:
+        slot, self._next_slot = self._next_slot, self._next_slot + 1
+        end = self._count + len(indices)
+        if end > len(self._slots):
+            size = max(end, 2 * len(self._slots))
+            self._slots, self._indices, self._numbers = (
+                np.resize(column, size) for column in (self._slots, self._indices, self._numbers)
+            )
+        self._slots[self._count : end] = slot
+        self._indices[self._count : end] = indices
+        self._numbers[self._count : end] = numbers
+        self._segments[slot] = segment
+        self._live[slot] = len(indices)
+        self._count = end
+
+
+class PriorityOrder:
+    """Lowest priority first; ties in the order of acceptance."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, int, Segment]] = []  # priority, number, row, segment
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, segment: Segment, start: int, stop: int, number: int) -> None:
+        """Add rows by their priorities."""
+        assert segment.priorities is not None
+        for row, priority in enumerate(segment.priorities[start:stop].tolist(), start):
+            heapq.heappush(self._heap, (priority, number + row - start, row, segment))
+
+    def pop(self, count: int) -> Rows:
+        """Remove the rows of the lowest priorities, in order."""
+        rows = Rows()
+        for _ in range(count):
+            _, number, row, segment = heapq.heappop(self._heap)
+            rows.add(segment, slice(row, row + 1), number)
+        return rows
+
+    def put_back(self, rows: Rows) -> None:
+        """Add rows again under their old numbers."""
+        for part in rows.parts:
+            assert isinstance(part.index, slice)
+            assert isinstance(part.numbers, int)
+            self.push(part.segment, part.index.start, part.index.stop, part.numbers)

@@ -1,0 +1,106 @@
+"""Elements as rows of segments: what one put brought, and selections of its rows.
+
+An `enqueue_many` of k elements is one segment of k rows. Nobody here reads a payload: `columns` is whatever the edge
+stored (arrays, received frames), and a row is a segment and an index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aioflow.specs import column_row_bytes
+
+if TYPE_CHECKING:
+    from aioflow.specs import Array, Column, Index
+
+__all__ = ["Part", "Rows", "Segment"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """The rows of one put.
+
+    Attributes:
+        rows: How many.
+        columns: One column for each component; opaque to the queue.
+        row_bytes: Payload bytes of each row; one number where all have the same.
+        priorities: int64, of shape [rows]; PriorityQueue only.
+    """
+
+    rows: int
+    columns: tuple[Column, ...]
+    row_bytes: int | Array
+    priorities: Array | None = None
+
+    @classmethod
+    def of(cls, columns: tuple[Column, ...], *, prioritised: bool = False) -> Segment:
+        """Make a segment of columns; with `prioritised` the first column is the priorities."""
+        row_bytes = sum((column_row_bytes(column) for column in columns), start=0)
+        priorities = columns[0] if prioritised else None
+        return cls(columns[0].shape[0], columns, row_bytes, priorities)  # type: ignore[arg-type]
+
+    def nbytes(self, index: Index) -> int:
+        """Payload bytes of the rows that an index selects."""
+        if isinstance(self.row_bytes, int):
+            rows = index.stop - index.start if isinstance(index, slice) else len(index)
+            return rows * self.row_bytes
+        return int(self.row_bytes[index].sum())
+
+    def rows_within(self, start: int, stop: int, room: int) -> int:
+        """How many rows from `start`, at most to `stop`, have together at most `room` bytes."""
+        if isinstance(self.row_bytes, int):
+            return min(stop - start, room // self.row_bytes) if self.row_bytes else stop - start
+        return int(np.searchsorted(np.cumsum(self.row_bytes[start:stop]), room, side="right"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Rows of one segment within a selection.
+
+    Attributes:
+        segment: Where they are.
+        index: Which rows of it.
+        places: Their places in the selection.
+        numbers: Their numbers of acceptance, of the same length; consecutive from an int where `index` is a slice.
+    """
+
+    segment: Segment
+    index: Index
+    places: Index
+    numbers: int | Array
+
+
+class Rows:
+    """A selection of rows, in the order in which a get receives them."""
+
+    __slots__ = ("count", "nbytes", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.count = 0
+        self.nbytes = 0
+
+    def add(self, segment: Segment, index: Index, numbers: int | Array, places: Index | None = None) -> None:
+        """Append rows of one segment, at the end or at given places of the whole selection."""
+        count = index.stop - index.start if isinstance(index, slice) else len(index)
+        if places is None:
+            places = slice(self.count, self.count + count)
+        self.parts.append(Part(segment, index, places, numbers))
+        self.count += count
+        self.nbytes += segment.nbytes(index)
+
+    def extend(self, other: Rows) -> None:
+        """Append another selection."""
+        for part in other.parts:
+            places = part.places
+            shifted = (
+                slice(places.start + self.count, places.stop + self.count)
+                if isinstance(places, slice)
+                else places + self.count
+            )
+            self.parts.append(Part(part.segment, part.index, shifted, part.numbers))
+        self.count += other.count
+        self.nbytes += other.nbytes

@@ -1,0 +1,129 @@
+"""A queue with what belongs to it besides its elements: who is attached, its producers, and its end."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from aioflow.errors import SpecMismatch
+from aioflow.queues import Completed, Failed, QueueMachine
+from aioflow.resources._producers import LostProducer, Producers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aioflow.queues import Effect, QueueDefinition, QueueStats, Ticket
+
+__all__ = ["QueueResource"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Join:
+    """A registration that waits for its name to become free."""
+
+    ticket: Ticket
+    session: str
+    name: str
+    give_up: float
+
+
+class QueueResource:
+    """A queue in a container.
+
+    Attributes:
+        machine: The queue itself.
+        sessions: The sessions that are attached to it.
+        left_at: When the last one was detached; None while one is attached.
+    """
+
+    def __init__(self, machine: QueueMachine) -> None:
+        self.machine = machine
+        self.sessions: set[str] = set()
+        self.left_at: float | None = None
+        self.rejoin_s: dict[str, float] = {}
+        self._producers = Producers(machine.definition.producers or 1)
+        self._joins: deque[_Join] = deque()
+        self._effects: list[Effect] = []
+        self._closing = False
+
+    @property
+    def definition(self) -> QueueDefinition:
+        """What the queue is."""
+        return self.machine.definition
+
+    def take_effects(self) -> list[Effect]:
+        """Return what has happened to operations and registrations since the last call."""
+        effects, self._effects = self._effects, []
+        return [*effects, *self.machine.take_effects()]
+
+    def stats(self) -> QueueStats:
+        """Return a snapshot, with the names of the producers."""
+        return replace(self.machine.stats(), producers=tuple(self._producers.present))
+
+    # Producers
+
+    def join(self, session: str, name: str, *, rejoin_s: float, give_up: float) -> Ticket:
+        """Register a producer, waiting until `give_up` for a name that is in use to become free."""
+        ticket = self.machine.issue_ticket()
+        self.rejoin_s[name] = rejoin_s
+        self._joins.append(_Join(ticket, session, name, give_up))
+        self._serve_joins()
+        return ticket
+
+    def leave(self, name: str, lost: LostProducer | None, now: float) -> None:
+        """Take a producer out; the last one's leaving closes the queue."""
+        rejoin_s = self.rejoin_s.get(name, 0)
+        self._producers.leave(name, lost, now + rejoin_s if rejoin_s > 0 else None)
+        self._serve_joins()
+        self._close_if_left()
+
+    def cancel_join(self, ticket: Ticket) -> bool:
+        """Withdraw a registration that still waits for its name."""
+        for join in self._joins:
+            if join.ticket == ticket:
+                self._joins.remove(join)
+                return True
+        return False
+
+    def detach(self, session: str, now: float, reason: str) -> None:
+        """Forget a session: its registrations count as lost."""
+        self.sessions.discard(session)
+        if not self.sessions:
+            self.left_at = now
+        self._joins = deque(join for join in self._joins if join.session != session)
+        for name in [name for name, holder in self._producers.present.items() if holder == session]:
+            self.leave(name, LostProducer(name, reason), now)
+
+    # Time
+
+    def expire(self, now: float) -> None:
+        """Do what is due: give up on names in use, count who has not come back."""
+        for join in [join for join in self._joins if now >= join.give_up]:
+            self._joins.remove(join)
+            reason = (
+                f"a producer named {join.name!r} is registered on {self.machine} already and did not go; "
+                "give each producer a name of its own"
+            )
+            self._effects.append(Failed(join.ticket, SpecMismatch(reason)))
+        if self._producers.away:
+            self._producers.expire(now)
+            self._close_if_left()
+
+    def deadlines(self) -> Iterator[float]:
+        """When `expire` has something to do."""
+        yield from (join.give_up for join in self._joins)
+        yield from (back_by for back_by, _ in self._producers.away.values())
+
+    def _serve_joins(self) -> None:
+        for join in list(self._joins):
+            if join.name not in self._producers.present:
+                self._joins.remove(join)
+                self._producers.join(join.session, join.name)
+                self._effects.append(Completed(join.ticket))
+
+    def _close_if_left(self) -> None:
+        self.machine.lost_producers = tuple(self._producers.lost.values())
+        if self._producers.all_left and not self._closing and not self.machine.is_closed:
+            self._closing = True
+            self.machine.close()

@@ -1,0 +1,152 @@
+"""Containers: (container, name) to the queue of that name; who finds which, and when one is removed.
+
+A session is attached to a queue from its first operation on it to the session's end. A closed, drained queue stays for late
+consumers until nobody has been attached for `session_s`, until it is deleted, or until a producer registers, or a put comes from
+a session that is not attached yet, while nobody else is attached: that starts a new queue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aioflow.errors import NotFound, SpecMismatch
+from aioflow.queues import UNBOUNDED, QueueDefinition, QueueMachine
+from aioflow.resources._queue import QueueResource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.random import Generator
+
+__all__ = ["QueueKey", "QueueRef", "Resources"]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueKey:
+    """What a queue is found by.
+
+    Attributes:
+        container: Its container; empty is the default one.
+        name: Its shared name, or the name that its definition has in its session.
+        session: The session to which it is private; empty for a shared one.
+    """
+
+    container: str
+    name: str
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRef:
+    """A key together with the definition that the user has, which finds or makes the queue."""
+
+    key: QueueKey
+    definition: QueueDefinition
+
+
+class Resources:
+    """The queues of one task, or of one embedded session."""
+
+    def __init__(
+        self, make_rng: Callable[[int | None], Generator], *, session_s: float, bytes_required: bool = False
+    ) -> None:
+        """Start empty.
+
+        Args:
+            make_rng: Makes the generator of a queue from its seed, which may be None.
+            session_s: How long a closed, drained queue to which nobody is attached stays.
+            bytes_required: Whether a queue without a limit in elements must state one in bytes.
+        """
+        self.queues: dict[QueueKey, QueueResource] = {}
+        self._make_rng = make_rng
+        self._session_s = session_s
+        self._bytes_required = bytes_required
+
+    def attach(self, session: str, ref: QueueRef, *, puts: bool = False, registers: bool = False) -> QueueResource:
+        """Find or make a queue and attach a session to it.
+
+        Args:
+            session: Who attaches.
+            ref: Which queue.
+            puts: Whether this is for a put.
+            registers: Whether this is for the registration of a producer.
+
+        Raises:
+            SpecMismatch: The queue exists and differs; the message names every difference, and nothing has changed.
+        """
+        queue = self.queues.get(ref.key)
+        if queue is not None and queue.machine.is_drained and not queue.sessions - {session}:
+            if registers or (puts and session not in queue.sessions):
+                queue = None
+        if queue is None:
+            queue = self._make(ref)
+        elif queue.definition is not ref.definition and (differences := queue.definition.differences(ref.definition)):
+            raise SpecMismatch(
+                f"{queue.machine} exists and the definition disagrees: " + "; ".join(differences)
+                + ". Use the same definition everywhere (one module that both sides import), or another shared_name"
+            )
+        queue.sessions.add(session)
+        queue.left_at = None
+        return queue
+
+    def lookup(self, key: QueueKey) -> QueueDefinition:
+        """Return the definition of a queue that exists.
+
+        Raises:
+            NotFound: There is none under this key.
+        """
+        queue = self.queues.get(key)
+        if queue is None:
+            known = sorted(k.name for k in self.queues if k.container == key.container and not k.session)
+            where = f" in container {key.container!r}" if key.container else ""
+            raise NotFound(
+                f"there is no queue {key.name!r}{where}; there are {known or 'none'}. "
+                "A queue is made by the first operation on its definition"
+            )
+        return queue.definition
+
+    def delete(self, key: QueueKey) -> None:
+        """Remove a queue: what waits on it fails with `NotFound`, what it holds is dropped."""
+        queue = self.queues.pop(key)
+        queue.machine.abort(NotFound(f"{queue.machine} was deleted"))
+
+    def detach(self, session: str, now: float, reason: str) -> list[QueueResource]:
+        """Detach a session from every queue, remove its private ones, and return those that have effects."""
+        touched = [queue for queue in self.queues.values() if session in queue.sessions]
+        for queue in touched:
+            queue.detach(session, now, reason)
+        for key in [key for key in self.queues if key.session == session and session]:
+            self.delete(key)
+        return touched
+
+    def expire(self, now: float) -> list[QueueResource]:
+        """Do what is due by `now`, and return the queues that may have effects."""
+        touched = [queue for queue in self.queues.values() if any(due <= now for due in queue.deadlines())]
+        for queue in touched:
+            queue.expire(now)
+        for key, queue in list(self.queues.items()):
+            if queue.machine.is_drained and queue.left_at is not None and now >= queue.left_at + self._session_s:
+                del self.queues[key]
+        return touched
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do next."""
+        due = [when for queue in self.queues.values() for when in queue.deadlines()]
+        due += [
+            queue.left_at + self._session_s
+            for queue in self.queues.values()
+            if queue.left_at is not None and queue.machine.is_drained
+        ]
+        return min(due, default=None)
+
+    def _make(self, ref: QueueRef) -> QueueResource:
+        definition = ref.definition
+        if self._bytes_required and definition.capacity == UNBOUNDED and definition.capacity_bytes is None:
+            raise SpecMismatch(
+                f"queue {ref.key.name!r} has no limit in elements (capacity={UNBOUNDED}); "
+                "on a server it needs capacity_bytes="
+            )
+        queue = QueueResource(QueueMachine(definition, self._make_rng(definition.seed), ref.key.name))
+        self.queues[ref.key] = queue
+        return queue

@@ -1,0 +1,31 @@
+"""One process: waiting, background tasks, cancellation, and the embedded host.
+
+`_host` says what a session asks of a host and how a call is waited for without losing anything; `_embedded` is the host
+in this process, and `aioflow.cluster` has the one behind a connection.
+"""
+
+from aioflow.runtime._background import Background
+from aioflow.runtime._cancellation import Pace
+from aioflow.runtime._config import GPUOptions, SessionConfig
+from aioflow.runtime._embedded import EmbeddedHost
+from aioflow.runtime._host import Call, Host, Request, Withdrawn, complete, complete_get, complete_put
+from aioflow.runtime._timer import Timer
+from aioflow.runtime._waiter import Waiter, on_asyncio
+
+__all__ = [
+    "Background",
+    "Call",
+    "EmbeddedHost",
+    "GPUOptions",
+    "Host",
+    "Pace",
+    "Request",
+    "SessionConfig",
+    "Timer",
+    "Waiter",
+    "Withdrawn",
+    "complete",
+    "complete_get",
+    "complete_put",
+    "on_asyncio",
+]

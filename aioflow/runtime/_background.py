@@ -1,0 +1,58 @@
+"""Tasks that belong to an object with `open` and `close` instead of to a block of code.
+
+`await session.open()` may be called anywhere, so its tasks cannot live in a task group of the caller's; they live in one of
+their own, inside a task that the event loop holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import anyio
+
+from aioflow.runtime._waiter import Waiter, on_asyncio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio.abc import TaskGroup
+
+__all__ = ["Background"]
+
+
+class Background:
+    """A task group that runs from `start` to `stop`; an error in it is kept and given to `on_error`."""
+
+    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
+        self._on_error = on_error
+        self._started: Waiter[TaskGroup] = Waiter()
+        self._stop = anyio.Event()
+        self._ended: Waiter[None] = Waiter()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> TaskGroup:
+        """Start, and return the task group."""
+        if on_asyncio():
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="aioflow")
+        else:
+            sys.modules["trio"].lowlevel.spawn_system_task(self._run, name="aioflow")
+        return await self._started.wait()
+
+    async def stop(self) -> None:
+        """Cancel the tasks and wait until they have ended, whatever happens to the caller."""
+        self._stop.set()
+        with anyio.CancelScope(shield=True):
+            await self._ended.wait()
+
+    async def _run(self) -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                self._started.resolve(group)
+                await self._stop.wait()
+                group.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - whoever owns this object decides what an error means
+            self._on_error(error)
+        finally:
+            self._ended.resolve(None)

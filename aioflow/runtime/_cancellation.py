@@ -1,0 +1,78 @@
+"""What a call owes to a cancellation that came in the moment of its success.
+
+A put that was accepted just before its task was cancelled returns normally, since it did happen. On asyncio the
+cancellation would then be forgotten; the task's next call raises it, if `Task.cancelling()` still says so. On trio, and
+under anyio's scopes, the next checkpoint raises it anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import anyio.lowlevel
+
+from aioflow.runtime._waiter import on_asyncio
+
+if TYPE_CHECKING:
+    from aioflow.runtime._waiter import Waiter
+
+__all__ = ["Pace", "await_outcome", "owe_cancellation"]
+
+# A call that need not wait gives other tasks a turn this often: long against a loop turn (3 µs), short for a person.
+YIELD_EVERY_S = 100e-6
+
+# How long a cancelled put may wait for the answer to its withdrawal before the cancellation goes on.
+WITHDRAWAL_S = 1.0
+
+_owed: WeakSet[asyncio.Task[Any]] = WeakSet()
+
+
+def owe_cancellation() -> None:
+    """Remember that the current task's cancellation was overtaken by success."""
+    if on_asyncio():
+        task = asyncio.current_task()
+        if task is not None:
+            _owed.add(task)
+
+
+class Pace:
+    """Gives other tasks a turn now and then, between calls that complete at once."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    async def start_call(self) -> None:
+        """Begin a call, before it has any effect: raise an owed cancellation, and yield if it is time."""
+        if _owed:
+            _raise_owed()
+        now = time.monotonic()
+        if now >= self._next:
+            await anyio.lowlevel.checkpoint()
+            self._next = time.monotonic() + YIELD_EVERY_S
+
+
+def _raise_owed() -> None:
+    task = asyncio.current_task() if on_asyncio() else None
+    if task in _owed:
+        _owed.discard(task)
+        if task.cancelling():
+            raise asyncio.CancelledError
+
+
+async def await_outcome(waiter: Waiter[Any]) -> bool:
+    """Wait, shielded and at most `WITHDRAWAL_S`, until a withdrawn call is decided; say whether it was."""
+    with anyio.move_on_after(WITHDRAWAL_S, shield=True) as scope:
+        while not waiter.is_set:
+            try:
+                await waiter.wait()
+            except asyncio.CancelledError:  # the task was cancelled once more: the bound above is enough
+                if scope.cancel_called:
+                    raise
+            except Exception:  # noqa: BLE001 - the outcome; who called looks at it
+                break
+    return waiter.is_set

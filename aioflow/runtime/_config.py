@@ -1,0 +1,61 @@
+"""Settings of sessions and servers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aioflow.errors import SpecMismatch
+
+__all__ = ["GPUOptions", "SessionConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPUOptions:
+    """How a process uses its GPUs (names and meaning as in TensorFlow 1.x).
+
+    Attributes:
+        per_process_gpu_memory_fraction: Share of each visible device's memory; None is no limit.
+        allow_growth: Take memory as it is needed instead of all of the limit at the start.
+        visible_device_list: Comma-separated numbers of the devices to use; empty is all.
+    """
+
+    per_process_gpu_memory_fraction: float | None = None
+    allow_growth: bool = True
+    visible_device_list: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """Settings of a session or a server; a unit stands last in a name.
+
+    Attributes:
+        inter_op_parallelism_threads: Threads for plain kernels of one device; 0 is one for each core.
+        intra_op_parallelism_threads: Threads within one kernel; 0 is one for each core.
+        allow_soft_placement: Fall back to another device where a node has no kernel for its own.
+        log_device_placement: Print where each node runs.
+        gpu_options: How GPUs are used.
+        connect_s: How long to wait for a server that is still starting.
+        heartbeat_s: How often a client shows that it lives.
+        lost_s: After how long without a sign of life the other side counts as lost.
+        session_s: How long a session, or a drained queue to which nobody is attached, outlives its clients.
+    """
+
+    inter_op_parallelism_threads: int = 0
+    intra_op_parallelism_threads: int = 0
+    allow_soft_placement: bool = False
+    log_device_placement: bool = False
+    gpu_options: GPUOptions = field(default_factory=GPUOptions)
+    connect_s: float = 10
+    heartbeat_s: float = 1
+    lost_s: float = 3
+    session_s: float = 60
+
+    def __post_init__(self) -> None:
+        """Refuse durations that are not above zero.
+
+        Raises:
+            SpecMismatch: A duration is zero or negative.
+        """
+        for name in ("connect_s", "heartbeat_s", "lost_s", "session_s"):
+            if not getattr(self, name) > 0:
+                raise SpecMismatch(f"{name} is {getattr(self, name)}; expected seconds above 0")

@@ -1,0 +1,189 @@
+"""What a session asks of whoever holds its queues: this process, or a server behind a connection.
+
+A host starts an operation without waiting and returns a `Call`; `complete_get` and `complete_put` wait for it in the one way
+that loses nothing: a get acknowledges after its wait and before it returns, with no await between, and otherwise gives back
+what it was given; a cancelled put finds out whether it was accepted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from aioflow.errors import AioflowError
+from aioflow.runtime._cancellation import await_outcome, owe_cancellation
+from aioflow.runtime._waiter import Waiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioflow.names import DeviceName
+    from aioflow.queues import Segment
+    from aioflow.resources import LostProducer, QueueKey, QueueRef
+    from aioflow.specs import Column
+
+__all__ = ["Call", "Host", "Request", "Withdrawn", "complete", "complete_get", "complete_put"]
+
+
+class Withdrawn(AioflowError):
+    """The answer to a withdrawal: the call had no effect, but for rows that were in already."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(f"withdrawn after {rows} rows")
+        self.rows = rows
+
+
+class Call(Protocol):
+    """One operation under way.
+
+    Attributes:
+        waiter: Its outcome.
+    """
+
+    waiter: Waiter[Any]
+
+    def columns(self) -> tuple[Column, ...]:
+        """The rows of a get that has succeeded, one column for each component."""
+        ...
+
+    def acknowledge(self) -> None:
+        """Say that the rows were handed over."""
+        ...
+
+    def withdraw(self) -> None:
+        """End the call: one that waits fails with `Withdrawn`, rows that came go back, an ended one stays as it is."""
+        ...
+
+
+class Request(Call, Protocol):
+    """A request ahead; what it holds can be recalled."""
+
+    def promote(self) -> None:
+        """Make it a get: somebody waits now."""
+        ...
+
+
+class Host(Protocol):
+    """Holds queues. Its methods return at once, but for `open` and `close`.
+
+    Attributes:
+        keeps_memory: Whether a put's columns are kept as they are, so that the caller must not be able to change them.
+        lost_s: After how long a silent holder of a producer's name counts as gone.
+    """
+
+    keeps_memory: bool
+    lost_s: float
+
+    async def open(self) -> None:
+        """Make it usable."""
+        ...
+
+    async def close(self) -> None:
+        """End every call with `SessionClosed` and let go of everything."""
+        ...
+
+    def check_task(self, device: DeviceName, key: QueueKey) -> None:
+        """Refuse a device of a task that this host does not reach.
+
+        Raises:
+            PlacementError: There is no such task, or a shared queue in a cluster of several names none.
+        """
+        ...
+
+    def put(self, ref: QueueRef, segment: Segment) -> Call:
+        """Enqueue the rows of a segment."""
+        ...
+
+    def get(self, ref: QueueRef, count: int, *, up_to: bool) -> Call:
+        """Dequeue rows."""
+        ...
+
+    def ask(self, ref: QueueRef, count: int, on_recall: Callable[[Request], None]) -> Request | None:
+        """Request rows ahead; None where that saves nothing.
+
+        Args:
+            ref: Which queue.
+            count: How many rows.
+            on_recall: Called when the queue wants back what the request holds and nobody has acknowledged.
+        """
+        ...
+
+    def close_queue(self, ref: QueueRef, *, cancel_pending: bool) -> Call:
+        """Close a queue."""
+        ...
+
+    def size(self, ref: QueueRef) -> Call:
+        """Ask for the number of elements."""
+        ...
+
+    def is_closed(self, ref: QueueRef) -> Call:
+        """Ask whether the queue is closed."""
+        ...
+
+    def stats(self, ref: QueueRef) -> Call:
+        """Ask for a `QueueStats`."""
+        ...
+
+    def delete(self, ref: QueueRef) -> Call:
+        """Remove a queue."""
+        ...
+
+    def lookup(self, key: QueueKey) -> Call:
+        """Ask for the `QueueDefinition` of a queue that exists."""
+        ...
+
+    def join(self, ref: QueueRef, name: str, rejoin_s: float) -> Call:
+        """Register a producer."""
+        ...
+
+    def leave(self, ref: QueueRef, name: str, lost: LostProducer | None) -> Call:
+        """Take a producer out."""
+        ...
+
+
+async def complete_get(call: Call) -> tuple[Column, ...]:
+    """Wait for rows and acknowledge them; however else this ends, they go back."""
+    try:
+        await call.waiter.wait()
+        columns = call.columns()
+    except BaseException:
+        call.withdraw()
+        raise
+    call.acknowledge()
+    return columns
+
+
+async def complete_put(call: Call) -> None:
+    """Wait until a put, a close or a registration is done.
+
+    A cancelled wait withdraws the call and waits, shielded and bounded, for what became of it: had it been accepted, this
+    returns normally; else the cancellation goes on, with a note where rows stay in or where the answer did not come.
+    """
+    try:
+        await call.waiter.wait()
+    except anyio.get_cancelled_exc_class() as cancelled:
+        call.withdraw()
+        if not await await_outcome(call.waiter):
+            cancelled.add_note("aioflow: the put is in doubt: it was withdrawn, and no answer came in time")
+            raise
+        try:
+            await call.waiter.wait()
+        except Withdrawn as withdrawn:
+            if withdrawn.rows:
+                cancelled.add_note(f"aioflow: {withdrawn.rows} rows of the cancelled put are in the queue and stay in")
+            raise cancelled from None
+        except AioflowError:
+            raise cancelled from None
+        owe_cancellation()
+
+
+async def complete(call: Call) -> Any:
+    """Wait for an answer that takes and changes nothing which a cancellation could lose."""
+    try:
+        return await call.waiter.wait()
+    except BaseException:
+        call.withdraw()
+        raise
+
+

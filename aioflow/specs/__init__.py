@@ -1,0 +1,30 @@
+"""What tensors look like: dtypes, shapes, names; and the conversion of what users give into columns.
+
+`_dtypes` is the closed table, `_spec` what constructors say, `_convert` the rules for values, `_columns` the storage.
+"""
+
+from aioflow.specs._columns import Array, Column, Index, Strings, column_row_bytes, join_columns, pad_column, take_rows
+from aioflow.specs._convert import to_columns
+from aioflow.specs._dtypes import STRING_DTYPES, dtype_name, numpy_dtype
+from aioflow.specs._spec import ElementSpec, Shape, TensorSpec, parse_dtypes, parse_names, parse_shapes
+
+__all__ = [
+    "STRING_DTYPES",
+    "Array",
+    "Column",
+    "ElementSpec",
+    "Index",
+    "Shape",
+    "Strings",
+    "TensorSpec",
+    "column_row_bytes",
+    "dtype_name",
+    "join_columns",
+    "numpy_dtype",
+    "pad_column",
+    "parse_dtypes",
+    "parse_names",
+    "parse_shapes",
+    "take_rows",
+    "to_columns",
+]

@@ -1,0 +1,116 @@
+"""Columns: one component of many rows, stored as one block.
+
+Numbers are a NumPy array with the rows in front. Strings are their lengths and one block of UTF-8 or raw bytes, so that a
+server can hold and pass them on without decoding any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Array", "Column", "Index", "Strings", "column_row_bytes", "join_columns", "pad_column", "take_rows"]
+
+Array: TypeAlias = "NDArray[Any]"
+Index: TypeAlias = "slice | NDArray[np.intp]"
+Column: TypeAlias = "Array | Strings"
+
+
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """Rows of strings.
+
+    Attributes:
+        lengths: int64, of shape [rows, *shape]: bytes of each string, in C order.
+        data: uint8, of shape [sum of lengths].
+    """
+
+    lengths: Array
+    data: Array
+    _ends: Array = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find where each row ends in the data."""
+        rows = len(self.lengths)
+        per_row = self.lengths.reshape(rows, -1).sum(axis=1) if self.lengths.size else np.zeros(rows, np.int64)
+        object.__setattr__(self, "_ends", np.cumsum(per_row))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the lengths: rows in front."""
+        return self.lengths.shape
+
+    @property
+    def row_bytes(self) -> Array:
+        """Bytes of each row, int64 of shape [rows]."""
+        return np.diff(self._ends, prepend=0)
+
+    def take(self, index: Index) -> Strings:
+        """Return the rows that an index selects, in its order."""
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self.lengths))
+            first = int(self._ends[start - 1]) if start else 0
+            last = int(self._ends[stop - 1]) if stop > start else first
+            return Strings(self.lengths[index], self.data[first:last])
+        row_bytes = self.row_bytes
+        pieces = [self.data[self._ends[row] - row_bytes[row] : self._ends[row]] for row in index.tolist()]
+        return Strings(self.lengths[index], np.concatenate(pieces) if pieces else self.data[:0])
+
+    def decode(self, dtype: str) -> Array:
+        """Return an object array of `str` or `bytes`, of the shape of the lengths."""
+        block = self.data.tobytes()
+        values = np.empty(self.lengths.size, dtype=object)
+        at = 0
+        for i, length in enumerate(self.lengths.ravel().tolist()):
+            values[i] = block[at : at + length]
+            at += length
+        if dtype == "str":
+            values[:] = [value.decode() for value in values]
+        return values.reshape(self.lengths.shape)
+
+    @classmethod
+    def encode(cls, values: Sequence[bytes], shape: tuple[int, ...]) -> Strings:
+        """Store values, in C order, as rows of a shape (rows in front)."""
+        lengths = np.fromiter((len(value) for value in values), np.int64, len(values))
+        return cls(lengths.reshape(shape), np.frombuffer(b"".join(values), np.uint8))
+
+
+def take_rows(column: Column, index: Index) -> Column:
+    """Return the rows of a column that an index selects; a slice gives a view."""
+    return column.take(index) if isinstance(column, Strings) else column[index]
+
+
+def join_columns(columns: Sequence[Column]) -> Column:
+    """Return the rows of columns of one component and one shape, in order, as one column."""
+    strings = [column for column in columns if isinstance(column, Strings)]
+    if strings:
+        return Strings(
+            np.concatenate([column.lengths for column in strings]), np.concatenate([column.data for column in strings])
+        )
+    return np.concatenate([column for column in columns if not isinstance(column, Strings)])
+
+
+def column_row_bytes(column: Column) -> int | Array:
+    """Return the payload bytes of each row: one number where all rows have the same."""
+    if isinstance(column, Strings):
+        return column.row_bytes
+    return column.nbytes // len(column) if len(column) else 0
+
+
+def pad_column(column: Column, shape: tuple[int, ...]) -> Column:
+    """Return a column whose rows are filled at the end of each dimension with the dtype's zero, up to `shape`."""
+    if column.shape[1:] == shape:
+        return column
+    inner = tuple(slice(0, size) for size in column.shape)
+    source = column.lengths if isinstance(column, Strings) else column
+    filled = np.zeros((column.shape[0], *shape), dtype=source.dtype)
+    filled[inner] = source
+    # An empty string has no bytes, and padding keeps the C order of the others: the data stay as they are.
+    return Strings(filled, column.data) if isinstance(column, Strings) else filled

@@ -1,0 +1,257 @@
+"""From what users give to columns: every conversion rule stands here.
+
+* Python ints and bools must fit exactly; Python floats round to the component's precision and must not overflow.
+* Arrays convert within NumPy's `same_kind`; an integer that does not fit is refused.
+* Strings are `str`, `bytes`, lists of them, NumPy's S, U and StringDType arrays, or object arrays of nothing else.
+* Arrays of other libraries come by DLPack or the array interface; those on a device are copied to the host.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aioflow.errors import SpecMismatch
+from aioflow.specs._columns import Array, Column, Strings
+from aioflow.specs._dtypes import STRING_DTYPES, numpy_dtype
+
+if TYPE_CHECKING:
+    from aioflow.specs._spec import ElementSpec, TensorSpec
+
+__all__ = ["to_columns"]
+
+# What np.asarray makes of nested lists of plain Python numbers.
+_PYTHON_DTYPES = frozenset({"bool", "int64", "uint64", "float64", "complex128"})
+
+
+def to_columns(value: Any, spec: ElementSpec, *, many: bool, private: bool) -> tuple[Column, ...]:
+    """Convert a value given to `enqueue`, or with `many` to `enqueue_many`, to one column for each component.
+
+    Args:
+        value: A component, a tuple of components, or a dict of them.
+        spec: What the queue takes.
+        many: Whether each component has a leading dimension of rows.
+        private: Whether columns may not share memory that the caller could write to.
+
+    Raises:
+        SpecMismatch: Names, number, dtype, shape or rows of the components disagree with the specification.
+    """
+    parts = spec.split(value)
+    columns = tuple(
+        _to_column(part, component, many=many, private=private, label=spec.label(i))
+        for i, (part, component) in enumerate(zip(parts, spec.components, strict=True))
+    )
+    rows = columns[0].shape[0]
+    for i, column in enumerate(columns):
+        if column.shape[0] != rows:
+            raise SpecMismatch(
+                f"{spec.label(i)} has {column.shape[0]} rows and {spec.label(0)} has {rows}; "
+                "all components of an enqueue_many need the same number"
+            )
+    return columns
+
+
+def _to_column(value: Any, spec: TensorSpec, *, many: bool, private: bool, label: str) -> Column:
+    if value is None:
+        raise SpecMismatch(f"{label} is None; expected {spec}")
+    given = _to_host(value, label)
+    try:
+        if spec.dtype in STRING_DTYPES:
+            strings = _string_array(given)
+            _check_shape(strings.shape, spec, many=many, label=label)
+            shape = strings.shape if many else (1, *strings.shape)
+            return Strings.encode([_to_bytes(item, spec) for item in strings.ravel().tolist()], shape)
+        array = _to_array(given, spec)
+    except SpecMismatch as error:
+        raise SpecMismatch(f"{label}: {error}") from error.__cause__
+    _check_shape(array.shape, spec, many=many, label=label)
+    if private and (array is value or array.base is not None) and not _immutable(array):
+        array = array.copy()
+    return array if many else array[np.newaxis]
+
+
+def _check_shape(shape: tuple[int, ...], spec: TensorSpec, *, many: bool, label: str) -> None:
+    if many and not shape:
+        raise SpecMismatch(f"{label}: enqueue_many needs a leading dimension of rows, got a scalar; expected {spec}")
+    if not spec.admits(shape[1:] if many else shape):
+        rows = f" in each of {shape[0]} rows" if many else ""
+        got = list(shape[1:] if many else shape)
+        raise SpecMismatch(f"{label}: got shape {got}{rows}; expected {spec}")
+
+
+def _immutable(array: Array) -> bool:
+    """Whether nobody can write to an array's memory through NumPy: read-only all the way down to its owner."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return False
+        owner = owner.base
+    return owner is None or isinstance(owner, bytes)
+
+
+# Arrays of other libraries
+
+
+def _to_host(value: Any, label: str) -> Any:
+    """Return an array of another library as a NumPy array; anything else as it is."""
+    if isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex, str, bytes)):
+        return value
+    try:
+        if hasattr(value, "__cuda_array_interface__") and hasattr(value, "get"):
+            return np.asarray(value.get())
+        if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "numpy"):
+            return _torch_to_numpy(value)
+        if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+            return np.asarray(value)
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+    except (RuntimeError, TypeError, ValueError, BufferError) as error:
+        raise SpecMismatch(f"{label}: a {type(value).__name__} could not be read as an array: {error}") from error
+    return value
+
+
+def _torch_to_numpy(tensor: Any) -> Array:
+    torch = sys.modules["torch"]
+    host = tensor.cpu()
+    if host.dtype == torch.bfloat16:  # NumPy's side of DLPack knows no bfloat16: carry its bits
+        return host.contiguous().view(torch.int16).numpy().view(numpy_dtype("bfloat16"))  # type: ignore[no-any-return]
+    return host.numpy()  # type: ignore[no-any-return]
+
+
+# Numbers
+
+
+def _to_array(value: Any, spec: TensorSpec) -> Array:
+    target = numpy_dtype(spec.dtype)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _convert_array(np.asarray(value), target, spec)
+    if isinstance(value, (str, bytes)):
+        raise SpecMismatch(f"got {type(value).__name__} {value!r:.40}; expected {spec}")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise SpecMismatch(f"got a ragged list; expected {spec}") from error
+    if array.size == 0 and array.dtype == np.float64:  # an empty list has no dtype of its own
+        return array.astype(target)
+    if array.dtype.kind == "O":
+        return _convert_big_ints(array, target, spec)
+    if array.dtype.name in _PYTHON_DTYPES:
+        return _convert_python(array, target, spec)
+    return _convert_array(array, target, spec)
+
+
+def _convert_array(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Array:
+    if array.dtype == target and array.dtype.isnative:
+        return array
+    source = array.dtype
+    if source.kind not in "biufcV" or not _same_kind(source, target):
+        raise SpecMismatch(f"got dtype {source.name}, which does not convert to {spec.dtype} by NumPy's same_kind")
+    if source.kind in "iu" and array.size:
+        _check_range(array, target, spec)
+    with np.errstate(over="ignore"):
+        return array.astype(target)
+
+
+def _same_kind(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    if np.can_cast(source, target, "same_kind"):
+        return True
+    # ml_dtypes registers its types outside NumPy's ladder of kinds; a float of any make takes what float64 takes.
+    extended = target.isbuiltin != 1 or source.isbuiltin != 1
+    return extended and np.can_cast(_ladder(source), _ladder(target), "same_kind")
+
+
+def _ladder(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype if dtype.isbuiltin == 1 or dtype.kind in "biufc" else np.dtype(np.float16)
+
+
+def _check_range(array: Array, target: np.dtype[Any], spec: TensorSpec) -> None:
+    low, high = int(array.min()), int(array.max())
+    if target.kind in "iu":
+        limits = np.iinfo(target)
+        if low < limits.min or high > limits.max:
+            raise SpecMismatch(f"{low if low < limits.min else high} does not fit into {spec.dtype}")
+    elif target.kind != "b":
+        with np.errstate(over="ignore"):
+            ends = np.array([low, high], dtype=np.float64).astype(target).astype(np.complex128)
+        if not np.isfinite(ends).all():
+            raise SpecMismatch(f"{low} to {high} does not fit into {spec.dtype}")
+
+
+def _convert_python(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Array:
+    """Convert what Python numbers became: ints and bools exactly, floats rounded and without overflow."""
+    kind = array.dtype.kind
+    if kind == "b" or (kind in "iu" and target.kind != "b"):
+        return _convert_exactly(array, target, spec)
+    target_takes = "c" if kind == "c" else "fcV"
+    if target.kind not in target_takes:
+        raise SpecMismatch(f"got Python {'int' if kind in 'iu' else array.dtype.name} values; expected {spec}")
+    with np.errstate(over="ignore"):
+        converted = array.astype(target)
+    if not np.array_equal(np.isfinite(converted.astype(np.complex128)), np.isfinite(array)):
+        raise SpecMismatch(f"a value overflows {spec.dtype}")
+    return converted
+
+
+def _convert_exactly(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Array:
+    if target == array.dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = array.astype(target)
+        back = (converted.real if target.kind == "c" else converted).astype(array.dtype)
+    fits = back == array
+    if target.kind in "iu" and array.dtype.kind in "iu" and array.dtype.kind != target.kind:
+        fits &= (converted < 0) == (array < 0)  # int64 and uint64 wrap into each other and back
+    if not fits.all():
+        wrong = array[~fits].ravel()[0]
+        raise SpecMismatch(f"{wrong} does not fit exactly into {spec.dtype}")
+    return converted
+
+
+def _convert_big_ints(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Array:
+    items = array.ravel().tolist()
+    odd = next((item for item in items if not isinstance(item, int)), None)
+    if odd is not None or not items:
+        raise SpecMismatch(f"got a {type(odd).__name__}, which is no number or array; expected {spec}")
+    try:
+        converted = np.array([target.type(item) for item in items], dtype=target)
+        exact = all(int(got.real) == item for got, item in zip(converted, items, strict=True))
+    except (OverflowError, ValueError):
+        exact = False
+        converted = array
+    if not exact:
+        raise SpecMismatch(f"{max(items, key=abs)} does not fit exactly into {spec.dtype}")
+    return converted.reshape(array.shape)
+
+
+# Strings
+
+
+def _string_array(value: Any) -> Array:
+    if isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+        if array.dtype.kind not in "SUTO":
+            raise SpecMismatch(f"got dtype {array.dtype.name}; expected strings")
+        return array.astype(object)
+    if isinstance(value, (str, bytes)):
+        scalar = np.empty((), dtype=object)
+        scalar[()] = value
+        return scalar
+    try:
+        return np.array(value, dtype=object)  # never as U or S: those drop trailing NULs
+    except ValueError as error:
+        raise SpecMismatch("got a ragged list; expected strings") from error
+
+
+def _to_bytes(item: Any, spec: TensorSpec) -> bytes:
+    try:
+        if isinstance(item, str):
+            return item.encode()
+        if isinstance(item, bytes):
+            if spec.dtype == "str":
+                item.decode()
+            return bytes(item)
+    except UnicodeError as error:
+        raise SpecMismatch(f"{item!r:.40} is not valid UTF-8; use a component of dtype 'bytes'") from error
+    raise SpecMismatch(f"got a {type(item).__name__} where a string was expected ({spec})")

@@ -1,0 +1,1 @@
+"""What aioflow is tested with, for those who extend it."""
