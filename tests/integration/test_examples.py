@@ -1,0 +1,161 @@
+"""The examples, run as a user runs them: their output, their exit codes, and what Ctrl-C leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ACCURACY_MIN = 93.0
+INTERRUPTED_S = 2.0  # within which everything has ended after a Ctrl-C
+
+# The bound of every wait in this file: a line or an exit that does not come fails the test.
+pytestmark = pytest.mark.timeout(60)
+
+
+class Example:
+    """A running example: its output so far, and the processes that it says it has started."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+        self.output = ""
+        self.pids = {"run.py": process.pid}
+
+    def read_until(self, pattern: str) -> None:
+        """Read up to the first line that matches."""
+        for line in self._lines():
+            if re.search(pattern, line):
+                return
+        pytest.fail(f"ended without a line like {pattern!r}:\n{self.output}")
+
+    def finish(self) -> int:
+        """Read what is still printed, wait for the end, and return the exit code."""
+        for _ in self._lines():
+            pass
+        return self.process.wait()
+
+    def interrupt(self, name: str) -> None:
+        """Send SIGINT to one process; for run.py to its whole group, as a terminal does."""
+        send = os.killpg if name == "run.py" else os.kill
+        send(self.pids[name], signal.SIGINT)
+
+    def leftovers(self) -> list[str]:
+        """Name the processes that still exist and the files in the temporary folder."""
+        return [name for name, pid in self.pids.items() if _exists(pid)] + [path.name for path in self.folder.iterdir()]
+
+    def kill(self) -> None:
+        """End what is left of a failed test."""
+        for pid in self.pids.values():
+            if _exists(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _lines(self) -> Iterator[str]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            if started := re.match(r"(\S+) +\| started as process (\d+)", line):
+                self.pids[started[1]] = int(started[2])
+            yield line
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def started(*arguments: str) -> Generator[Example]:
+    """Start an example in a process group and with a temporary folder of its own; nothing outlives the block."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIOFLOW_", "DIGITS_"))}
+    # The folder's name is short because the address of a unix socket has room for about 100 characters.
+    with (
+        tempfile.TemporaryDirectory(prefix="flow-") as folder,
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=EXAMPLES,
+            env=environment | {"TMPDIR": folder, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        ) as process,
+    ):
+        example = Example(process, Path(folder))
+        try:
+            yield example
+        finally:
+            example.kill()
+
+
+def test_hello_queue_prints_its_squares_in_batches() -> None:
+    """Ten squares come in order, four at a time, and the program ends."""
+    with started("hello_queue.py") as example:
+        assert example.finish() == 0, example.output
+        assert example.output.splitlines() == ["[0 1 4 9]", "[16 25 36 49]", "[64 81]"]
+
+
+@pytest.mark.parametrize(("loaders", "trainers"), [(1, 1), (3, 1), (3, 2)])
+def test_digits_are_learned_from_every_sample_once_an_epoch(loaders: int, trainers: int) -> None:
+    """Each trainer's model is good enough, no sample is lost or doubled, and nothing is left behind."""
+    with started("digits/run.py", "--loaders", str(loaders), "--trainers", str(trainers)) as example:
+        assert example.finish() == 0, example.output
+        accuracies = [float(percent) for percent in re.findall(r"\| test accuracy: (\S+) %", example.output)]
+        assert len(accuracies) == trainers
+        assert min(accuracies) >= ACCURACY_MIN
+        assert "each of the 1437 samples arrived exactly once in each of the 20 epochs" in example.output
+        assert len(example.pids) == 1 + 1 + loaders + trainers
+        assert example.leftovers() == []
+
+
+@pytest.mark.parametrize("moment", [r"trainer-0 +\| started", r"trainer-0 +\| epoch  2"], ids=["starting", "training"])
+def test_ctrl_c_ends_the_digits_at_once_and_quietly(moment: str) -> None:
+    """The exit code is 130, there is no traceback, and no process or file is left, whenever it comes."""
+    with started("digits/run.py", "--loaders", "3", "--trainers", "2", "--epochs", "1000") as example:
+        example.read_until(moment)
+        interrupted = monotonic()
+        example.interrupt("run.py")
+        assert example.finish() == 130, example.output
+        assert monotonic() - interrupted < INTERRUPTED_S
+        assert "Traceback" not in example.output
+        assert example.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("loader-1", r"(loader-1 ended with exit code 130|trainer-0 ended with exit code 1)"),  # who is seen first
+        ("trainer-0", r"trainer-0 ended with exit code 130"),
+        ("server", r"\S+ ended with exit code \d+"),
+    ],
+    ids=["loader", "trainer", "server"],
+)
+def test_an_interrupted_part_of_the_digits_ends_the_others(name: str, reason: str) -> None:
+    """run.py says who ended, ends the rest, fails, and leaves nothing behind."""
+    with started("digits/run.py", "--loaders", "3", "--epochs", "1000") as example:
+        example.read_until(r"trainer-0 +\| epoch  2")
+        interrupted = monotonic()
+        example.interrupt(name)
+        assert example.finish() == 1, example.output
+        assert monotonic() - interrupted < INTERRUPTED_S
+        assert re.search(rf"^run.py: {reason}$", example.output, re.MULTILINE), example.output
+        assert "Traceback" not in example.output
+        assert example.leftovers() == []
