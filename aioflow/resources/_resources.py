@@ -44,6 +44,10 @@ class QueueRef:
     key: QueueKey
     definition: QueueDefinition
 
+    def __hash__(self) -> int:
+        """Hash the key alone: it nearly always decides, and a definition is long."""
+        return hash(self.key)
+
 
 class Resources:
     """The queues of one task, or of one embedded session."""
