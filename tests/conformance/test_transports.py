@@ -1,0 +1,65 @@
+"""Every transport keeps the promises of `aioflow.transport`, on every event loop."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from aioflow_inproc import InprocTransport
+from aioflow_zmq import ZmqTransport
+
+from aioflow.testing._transport_suite import TRANSPORT_CHECKS, Check
+from aioflow.transport import Transport
+
+pytestmark = pytest.mark.anyio
+
+_numbers = count()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(("trio", {}), id="trio"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """Each event loop that is supported."""
+    return request.param
+
+
+@pytest.fixture
+def make_address(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """Make addresses of one scheme that nobody uses."""
+    with tempfile.TemporaryDirectory(prefix="af") as folder:  # short: the path of a socket has at most 107 bytes
+        forms = {
+            "inproc": lambda: f"inproc://suite-{next(_numbers)}",
+            "ipc": lambda: f"ipc://{folder}/{next(_numbers)}",
+            "tcp": lambda: "tcp://127.0.0.1:0",
+        }
+        yield forms[request.param]
+        assert not list(Path(folder).iterdir()), "a listener left a file behind"
+
+
+def _small_queues() -> Transport:
+    return ZmqTransport(messages_max=4)
+
+
+CASES = [
+    pytest.param(InprocTransport, "inproc", id="inproc"),
+    pytest.param(_small_queues, "ipc", id="ipc"),
+    pytest.param(_small_queues, "tcp", id="tcp"),
+    pytest.param(ZmqTransport, "ipc", id="ipc-default"),
+]
+
+
+@pytest.mark.parametrize("check", TRANSPORT_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("make_transport", "make_address"), CASES, indirect=["make_address"])
+async def test_transport(
+    make_transport: Callable[[], Transport], make_address: Callable[[], str], check: Check
+) -> None:
+    """One check of the conformance suite holds."""
+    await check(make_transport, make_address)

@@ -1,0 +1,51 @@
+"""Every limit of this transport, each with its reason."""
+
+from __future__ import annotations
+
+# libzmq ends a connection on which a longer frame arrives. 1 GiB holds the largest batch in use (9.6 MB) a hundred times;
+# the allowance is for a header, so that a payload of exactly 1 GiB fits with it in one frame.
+FRAME_BYTES_MAX = (1 << 30) + (64 << 10)
+
+# libzmq has no limit on the frames of a message. One frame per component and batch part stays far below this.
+FRAMES_MAX = 1024
+
+# Messages that libzmq holds per connection and direction, beyond which they wait in our outbox. Few, so that
+# a receiver that stands still holds few large messages; many enough that small ones do not wait for the turn of
+# libzmq's thread.
+MESSAGES_MAX = 256
+
+# From this size on a frame is sent in place: below, a copy costs less than telling Python when libzmq is done.
+SEND_IN_PLACE_BYTES = 64 << 10
+
+# From this size on a received frame is handed over in place. libzmq receives smaller ones into a shared buffer of this
+# size, so they lie unaligned in it and one small frame would keep the whole buffer.
+RECEIVE_IN_PLACE_BYTES = 8 << 10
+
+# Messages received in one turn before the event loop gets its turn.
+MESSAGES_PER_TURN = 256
+
+# How long a server waits at most before it tries a full peer again, while there is one. The wake-up for it can be eaten
+# by a send to another peer, which processes libzmq's pending commands without saying so.
+RETRY_S = 0.01
+
+# The bound of `Connection.aclose` and `Listener.aclose`.
+CLOSE_S = 1.0
+
+# How long closing waits for libzmq's thread to let go of a socket that has nothing left to send: its next turn.
+DESTROY_S = 0.5
+
+# Connection attempts: soon again, for a server that is just starting, then less often.
+CONNECT_AGAIN_FIRST_S = 0.005
+CONNECT_AGAIN_MAX_S = 0.1
+
+# A side that connects and says nothing is let go after this.
+HANDSHAKE_S = 5
+
+# Connections that the kernel holds until libzmq accepts them: many workers start at the same moment.
+BACKLOG = 1024
+
+# libzmq allots a slot for each socket of a process when its context is made; a client takes three.
+SOCKETS_MAX = 16_384
+
+# The size of `sockaddr_un.sun_path` on Linux, less the terminating zero (macOS: 103).
+IPC_PATH_BYTES_MAX = 107

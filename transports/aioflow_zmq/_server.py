@@ -1,0 +1,212 @@
+"""The server: a ROUTER, the peers behind it, and how it knows which of them went.
+
+ZeroMQ gives a ROUTER an identity per connection with each message, and tells its monitor of connections by descriptor.
+A message's SRCFD joins the two. Descriptors are used again, so the order of events matters:
+
+1. libzmq's thread writes a connection's ACCEPTED event before its first message, and its DISCONNECTED event before the
+   descriptor is closed and can be used again. So when a new identity appears, the monitor is read first: every
+   event about earlier users of its descriptor is then behind us.
+2. It writes DISCONNECTED after the connection's last message. So a loss is told when the socket was found empty after the
+   event was noted: everything that arrived has been handed over.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import count
+from typing import TYPE_CHECKING
+
+import anyio
+import zmq
+
+from aioflow.errors import AddressInUse, ConnectFailed
+from aioflow_zmq._address import IpcAddress, TcpAddress
+from aioflow_zmq._forks import close_in_children, current_generation, keep_in_children
+from aioflow_zmq._frames import read
+from aioflow_zmq._limits import MESSAGES_PER_TURN, RETRY_S
+from aioflow_zmq._lock import SocketFile
+from aioflow_zmq._peer import Peer
+from aioflow_zmq._pump import Pump
+from aioflow_zmq._socket import OwnedSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioflow.transport import Connection, Receiver
+    from aioflow_zmq._socket import Event
+
+_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+
+
+class Server:
+    """A bound ROUTER. Its life: `bind`, `run` until `aclose` or a cancel, then everything is closed.
+
+    Args:
+        accept: Called with each new connection; returns who receives its messages.
+        messages_max: Messages that libzmq holds per peer and direction.
+    """
+
+    def __init__(self, accept: Callable[[Connection], Receiver], messages_max: int) -> None:
+        self._accept = accept
+        self._socket = OwnedSocket(zmq.ROUTER, _EVENTS, messages_max)
+        self._socket.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._pump = Pump(self._socket.raw, self._turn)
+        self._monitor_pump = Pump(self._socket.monitor, self._monitor_turn)
+        self._file: SocketFile | None = None
+        self._address = ""
+        self._numbers = count(1)
+        self._peers: dict[bytes, Peer] = {}
+        self._by_fd: dict[int, Peer] = {}
+        self._open_fds: set[int] = set()
+        self._blocked: set[Peer] = set()
+        self._departed: list[Peer] = []
+        self._closing = False
+        self._finished = anyio.Event()
+
+    @property
+    def address(self) -> str:
+        """The address as bound."""
+        return self._address
+
+    async def bind(self, target: IpcAddress | TcpAddress) -> None:
+        """Bind the address; a failure closes the sockets.
+
+        Raises:
+            AddressInUse: Another server has it.
+            ConnectFailed: It cannot be bound.
+        """
+        try:
+            if isinstance(target, IpcAddress):
+                self._file = SocketFile(target.path)
+                self._socket.raw.setsockopt(zmq.USE_FD, self._file.fd)
+            else:
+                self._socket.raw.setsockopt(zmq.IPV6, int(target.ipv6))
+            self._bind(target.endpoint)
+            self._address = self._socket.raw.getsockopt_string(zmq.LAST_ENDPOINT)
+        except BaseException:
+            await self._close_sockets()
+            raise
+
+    async def run(self) -> None:
+        """Own the sockets until the listener is closed."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._monitor_pump.run, name=f"aioflow monitor {self._address}")
+                await self._pump.run()
+                self._monitor_pump.stop()
+        finally:
+            self._closing = True
+            for peer in self._peers.values():
+                peer.end()
+            await self._close_sockets()
+            self._finished.set()
+
+    async def aclose(self) -> None:
+        """Stop listening and close every connection, each after its peer has received what was sent to it."""
+        if self._socket.generation != current_generation():
+            return
+        try:
+            if not self._closing:
+                self._closing = True
+                self._socket.raw.unbind(self._socket.raw.get(zmq.LAST_ENDPOINT).rstrip(b"\0"))
+                async with anyio.create_task_group() as tasks:
+                    for peer in tuple(self._peers.values()):
+                        tasks.start_soon(peer.aclose)
+        finally:
+            self._pump.stop()
+            with anyio.CancelScope(shield=True):
+                await self._finished.wait()
+
+    def _bind(self, endpoint: str) -> None:
+        try:
+            self._socket.raw.bind(endpoint)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EADDRINUSE:
+                raise AddressInUse(f"{endpoint} is in use: choose another port, or 0 for a free one") from error
+            raise ConnectFailed(f"cannot listen at {endpoint}: {error}") from error
+
+    def _turn(self) -> float:
+        """Write what is queued, hand over what has arrived, tell who is lost."""
+        self._write_blocked()
+        for _ in range(MESSAGES_PER_TURN):
+            frames = read(self._socket.raw)
+            if frames is not None:
+                self._arrived(frames)
+                continue
+            self._tell_departed()
+            events = self._socket.raw.get(zmq.EVENTS)
+            if self._blocked:
+                if self._write_blocked():
+                    continue
+                events |= self._socket.raw.get(zmq.EVENTS)  # the writes may have taken in that something arrived
+            if not events & zmq.POLLIN and not self._departed:
+                return RETRY_S if self._blocked else math.inf
+        return 0
+
+    def _write_blocked(self) -> bool:
+        """Try the outboxes; return whether anything was written."""
+        before = len(self._blocked)
+        progress = [peer.flush() for peer in tuple(self._blocked)]
+        return any(progress) or len(self._blocked) < before
+
+    def _arrived(self, frames: list[zmq.Frame]) -> None:
+        identity = frames[0].bytes
+        peer = self._peers.get(identity)
+        if peer is None:
+            if self._closing or len(frames) == 1:
+                return
+            peer = self._admit(identity, frames[0].get(zmq.SRCFD))
+        peer.arrived(frames[1:])
+
+    def _admit(self, identity: bytes, source: int | bytes | str) -> Peer:
+        """Make a connection of an identity that is new."""
+        fd = int(source)
+        self._take_events()
+        name = f"{self._address} client {next(self._numbers)}"
+        peer = Peer(name, identity, fd, self._socket, self._pump, self._blocked)
+        self._peers[identity] = peer
+        if fd in self._open_fds:
+            if (earlier := self._by_fd.get(fd)) is not None:  # its end was missed: a descriptor has one user at a time
+                self._departed.append(earlier)
+            self._by_fd[fd] = peer
+        else:
+            self._departed.append(peer)
+        peer.attach(self._accept(peer))
+        return peer
+
+    def _tell_departed(self) -> None:
+        departed, self._departed = self._departed, []
+        for peer in departed:
+            self._peers.pop(peer.identity, None)
+            peer.departed()
+
+    def _take_events(self) -> None:
+        while (event := self._socket.next_event()) is not None:
+            self._note(event)
+
+    def _note(self, event: Event) -> None:
+        if event.kind == zmq.EVENT_ACCEPTED:
+            self._open_fds.add(event.value)
+            close_in_children(event.value)
+        elif event.kind == zmq.EVENT_DISCONNECTED:
+            self._open_fds.discard(event.value)
+            keep_in_children(event.value)
+            if (peer := self._by_fd.pop(event.value, None)) is not None:
+                self._departed.append(peer)
+
+    def _monitor_turn(self) -> float:
+        while True:
+            self._take_events()
+            if not self._socket.monitor.get(zmq.EVENTS) & zmq.POLLIN:
+                break
+        if self._departed:
+            self._pump.wake()
+        return math.inf
+
+    async def _close_sockets(self) -> None:
+        await self._socket.aclose(self._note)
+        for fd in self._open_fds:
+            keep_in_children(fd)
+        if self._file is not None:
+            with anyio.CancelScope(shield=True):
+                self._file.release()
