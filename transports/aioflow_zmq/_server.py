@@ -102,13 +102,12 @@ class Server:
             self._finished.set()
 
     async def aclose(self) -> None:
-        """Stop listening and close every connection, each after its peer has received what was sent to it."""
+        """Accept nothing new and close every connection, each after its peer has received what was sent to it."""
         if self._socket.generation != current_generation():
             return
         try:
             if not self._closing:
-                self._closing = True
-                self._socket.raw.unbind(self._socket.raw.get(zmq.LAST_ENDPOINT).rstrip(b"\0"))
+                self._closing = True  # no `unbind`: it would end every connection made through the address at once
                 async with anyio.create_task_group() as tasks:
                     for peer in tuple(self._peers.values()):
                         tasks.start_soon(peer.aclose)
