@@ -22,7 +22,7 @@ from aioflow.client import (
     device,
     lookup,
 )
-from aioflow.cluster import Server
+from aioflow.cluster import ClusterSpec, Server
 from aioflow.errors import (
     AddressInUse,
     AioflowError,
@@ -65,6 +65,7 @@ __all__ = [
     "AioflowError",
     "AuthenticationFailed",
     "Batches",
+    "ClusterSpec",
     "ConnectFailed",
     "ConnectionLost",
     "DeviceError",

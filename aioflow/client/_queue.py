@@ -195,8 +195,7 @@ class Queue:
     async def is_closed(self) -> bool:
         """Return whether a close has had its turn."""
         host, ref = await self._begin()
-        closed: bool = await complete(host.is_closed(ref))
-        return closed
+        return bool(await complete(host.is_closed(ref)))
 
     async def stats(self) -> QueueStats:
         """Return a frozen snapshot: sizes, bytes, who waits, counts so far, producers."""

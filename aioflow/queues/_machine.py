@@ -168,6 +168,10 @@ class QueueMachine:
         """Whether no element can come any more: closed, empty, nothing unacknowledged."""
         return self._closed and not len(self._order) and not self._delivered and not self._holds_partial()
 
+    def is_put(self, ticket: Ticket) -> bool:
+        """Whether a put or a close of this ticket waits."""
+        return ticket in self._puts
+
     def stats(self) -> QueueStats:
         """Return a snapshot."""
         delivered = sum(delivery.rows.count for delivery in self._delivered.values())

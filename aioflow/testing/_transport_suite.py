@@ -70,7 +70,7 @@ async def frames_arrive_whole_and_in_order(make_transport: MakeTransport, make_a
     messages += [[b"", b""], [b"", b"M"], [b"", b"B"], [b"", b"A"], [b"", b"", b""], [b"head", b""]]
     messages += [[b"head", *(memoryview(blobs[size]) for size in FRAME_SIZES)]]
     messages += [[memoryview(bytearray(blobs[size])), b"tail"] for size in FRAME_SIZES]
-    messages += [[memoryview(bytearray(24)).cast("B", (2, 3, 4)), memoryview(blobs[8192]).cast("d")]]
+    messages += [[memoryview(bytearray(24)).cast("B", (2, 3, 4)), memoryview(blobs[8192]).cast("q")]]
     messages += [[bytes([i % 256]) * (i % 5) for i in range(1000)]]
     async with _stage(make_transport, make_address) as stage:
         near, far = await stage.join()
@@ -122,16 +122,16 @@ async def a_burst_both_ways_is_complete(make_transport: MakeTransport, make_addr
 
 async def a_busy_peer_does_not_block_another(make_transport: MakeTransport, make_address: MakeAddress) -> None:
     """A message for one peer arrives while another still has most of its own before it."""
-    blob = bytes(100_000)
+    blob, total = bytes(100_000), 1000
     async with _stage(make_transport, make_address) as stage:
         busy, to_busy = await stage.join()
         quiet, to_quiet = await stage.join()
-        for _ in range(1000):
+        for _ in range(total):
             to_busy.connection.send([blob])
         to_quiet.connection.send([b"now"])
         await quiet.wait_messages(1)
-        assert len(busy.messages) < 1000
-        await busy.wait_messages(1000)
+        assert len(busy.messages) < total
+        await busy.wait_messages(total)
 
 
 async def a_close_is_told_once_to_the_other_side(make_transport: MakeTransport, make_address: MakeAddress) -> None:

@@ -1,0 +1,29 @@
+"""The command `aioflow`, also `python -m aioflow`.
+
+Exit codes: 0 done, 1 an error of aioflow's (one line on standard error says cause and next step), 2 wrong usage, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from aioflow.cli._serve import add_serve
+from aioflow.errors import AioflowError
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="aioflow", description="Queues of tensors between processes.")
+    add_serve(parser.add_subparsers(required=True, metavar="COMMAND"))
+    parsed = parser.parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed)
+    except AioflowError as error:
+        print(f"aioflow: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code

@@ -1,0 +1,370 @@
+"""The server's half of the protocol, in plain code: sessions, their requests, and the resources that they share.
+
+Messages go in with the time; messages for peers come out of `take_messages`. Rules:
+
+1. A request is answered once. What goes wrong with it is its own answer and touches no other.
+2. A ticket of a queue belongs to (peer, request id), until it is answered and, for a get, acknowledged or withdrawn.
+3. A peer that is lost: its gets are withdrawn and what it had not acknowledged goes back; its puts stand, they were received.
+4. A session that says bye: all that waits is withdrawn, and it is over before the answer.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aioflow.cluster import _messages as m
+from aioflow.cluster._codec import (
+    decode_columns,
+    describe_columns,
+    encode,
+    encode_columns,
+    pack_definition,
+    unpack_definition,
+)
+from aioflow.errors import AioflowError, EndOfQueue, NotFound, RemoteProtocolError, SpecMismatch, VersionMismatch
+from aioflow.queues import Completed, Failed, QueueStats, Segment, gather
+from aioflow.resources import LostProducer, QueueKey, QueueRef, QueueResource, Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioflow.cluster._messages import Message
+    from aioflow.queues import QueueDefinition, Recall, Ticket
+    from aioflow.specs import Column
+    from aioflow.transport import Frame
+
+__all__ = ["Broker", "PeerId", "TaskInfo"]
+
+PeerId = int
+
+# Requests of one session that wait at a time: a task each, and nobody runs more tasks than that on one event loop.
+REQUESTS_MAX = 65_536
+# Queues that one session names; the numbers are the client's.
+QUEUES_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """Where this server stands in its cluster."""
+
+    epoch: str
+    job: str
+    task: int
+    tasks: int
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """One peer that has said hello."""
+
+    name: str
+    refs: dict[int, QueueRef] = field(default_factory=dict)
+    calls: dict[int, tuple[QueueResource, Ticket]] = field(default_factory=dict)
+
+
+class Broker:
+    """Serves the resources of one task to any number of peers."""
+
+    def __init__(self, resources: Resources, info: TaskInfo, lost_s: float) -> None:
+        self._resources = resources
+        self._info = info
+        self._lost_s = lost_s
+        self._sessions: dict[PeerId, _Session] = {}
+        self._owners: dict[tuple[QueueResource, Ticket], tuple[PeerId, int]] = {}
+        self._messages: list[tuple[PeerId, list[Frame]]] = []
+        self._now = 0.0
+        self._handlers: dict[type[Any], Callable[[PeerId, _Session, Any, Sequence[Frame]], None]] = {
+            m.Define: self._define,
+            m.Put: self._put,
+            m.Get: self._get,
+            m.Ask: self._ask,
+            m.Promote: self._promote,
+            m.Acknowledge: self._acknowledge,
+            m.Withdraw: self._withdraw,
+            m.Close: self._close,
+            m.Size: self._size,
+            m.IsClosed: self._is_closed,
+            m.Stats: self._stats,
+            m.Delete: self._delete,
+            m.Lookup: self._lookup,
+            m.Join: self._join,
+            m.Leave: self._leave,
+            m.Bye: self._bye,
+        }
+
+    def take_messages(self) -> list[tuple[PeerId, list[Frame]]]:
+        """Return what is to be sent, in order."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def receive(self, peer: PeerId, message: Message, frames: Sequence[Frame], now: float) -> None:
+        """Handle one message; whatever goes wrong fails that request alone."""
+        self._now = now
+        if isinstance(message, m.Hello):
+            self._hello(peer, message)
+            return
+        session = self._sessions.get(peer)
+        handler = self._handlers.get(type(message))
+        if session is None or handler is None:
+            self.refuse(peer, f"{type(message).__name__} came {'before Hello' if handler else 'from a client'}")
+            return
+        try:
+            handler(peer, session, message, frames)
+        except AioflowError as error:
+            self._answer_error(peer, getattr(message, "id", 0), error)
+        except Exception as error:  # noqa: BLE001 - rule 1: a fault in one request must not end the server
+            self._answer_error(peer, getattr(message, "id", 0), error)
+
+    def refuse(self, peer: PeerId, reason: str) -> None:
+        """End a peer's session because of what it sent."""
+        self._send(peer, m.Goodbye(reason[: m.TEXT_CHARS_MAX]))
+        self.lost(peer, self._now, f"its connection was refused: {reason}")
+
+    def lost(self, peer: PeerId, now: float, reason: str) -> None:
+        """Take out a peer that has gone without a bye."""
+        self._now = now
+        session = self._sessions.pop(peer, None)
+        if session is not None:
+            self._end(session, reason, withdraw_puts=False)
+
+    def expire(self, now: float) -> None:
+        """Do what is due by `now`."""
+        for queue in self._resources.expire(now):
+            self._perform(queue)
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do next."""
+        return self._resources.next_deadline()
+
+    def shut_down(self, reason: str) -> None:
+        """Tell every peer that the server ends."""
+        for peer in list(self._sessions):
+            self._send(peer, m.Goodbye(reason))
+        self._sessions.clear()
+
+    # Sessions
+
+    def _hello(self, peer: PeerId, hello: m.Hello) -> None:
+        if hello.version != m.PROTOCOL_VERSION:
+            reason = (
+                f"{VersionMismatch.__name__}: the server speaks version {m.PROTOCOL_VERSION} of the protocol and the "
+                f"client version {hello.version}; install the same aioflow on both sides"
+            )
+            self._send(peer, m.Goodbye(reason))
+            return
+        self._sessions[peer] = _Session(hello.session)
+        info = self._info
+        self._send(peer, m.Welcome(m.PROTOCOL_VERSION, info.epoch, info.job, info.task, info.tasks))
+
+    def _bye(self, peer: PeerId, session: _Session, _: m.Bye, __: Sequence[Frame]) -> None:
+        del self._sessions[peer]
+        self._end(session, "its session was closed", withdraw_puts=True)
+        self._send(peer, m.Goodbye(""))
+
+    def _end(self, session: _Session, reason: str, *, withdraw_puts: bool) -> None:
+        touched = set()
+        for queue, ticket in session.calls.values():
+            self._owners.pop((queue, ticket), None)
+            if withdraw_puts or not queue.machine.is_put(ticket):
+                queue.machine.cancel(ticket)
+                queue.cancel_join(ticket)
+            queue.machine.restore(ticket)
+            touched.add(queue)
+        touched.update(self._resources.detach(session.name, self._now, reason))
+        for queue in touched:
+            self._perform(queue)
+
+    # Requests
+
+    def _define(self, _: PeerId, session: _Session, message: m.Define, __: Sequence[Frame]) -> None:
+        if len(session.refs) >= QUEUES_MAX:
+            raise RemoteProtocolError(f"a session names at most {QUEUES_MAX} queues; delete or reuse some")
+        key = QueueKey(message.container, message.name, session.name if message.private else "")
+        session.refs[message.queue] = QueueRef(key, unpack_definition(message.definition))
+
+    def _put(self, peer: PeerId, session: _Session, message: m.Put, frames: Sequence[Frame]) -> None:
+        queue = self._attach(session, message.queue, puts=True)
+        columns = decode_columns(message.columns, frames)
+        dtypes = [dtype for dtype, _ in message.columns]
+        _check_columns(queue.definition, columns, dtypes)
+        segment = Segment.of(columns, prioritised=queue.definition.kind == "PriorityQueue")
+        self._track(peer, session, message.id, queue, queue.machine.enqueue(segment))
+
+    def _get(self, peer: PeerId, session: _Session, message: m.Get, _: Sequence[Frame]) -> None:
+        queue = self._attach(session, message.queue)
+        ticket = queue.machine.dequeue(message.count, up_to=message.up_to)
+        self._track(peer, session, message.id, queue, ticket)
+
+    def _ask(self, peer: PeerId, session: _Session, message: m.Ask, _: Sequence[Frame]) -> None:
+        queue = self._attach(session, message.queue)
+        self._track(peer, session, message.id, queue, queue.machine.ask(message.count))
+
+    def _promote(self, _: PeerId, session: _Session, message: m.Promote, __: Sequence[Frame]) -> None:
+        if message.id in session.calls:
+            queue, ticket = session.calls[message.id]
+            queue.machine.promote(ticket)
+            self._perform(queue)
+
+    def _acknowledge(self, _: PeerId, session: _Session, message: m.Acknowledge, __: Sequence[Frame]) -> None:
+        if message.id in session.calls:
+            queue, ticket = session.calls.pop(message.id)
+            del self._owners[queue, ticket]
+            queue.machine.acknowledge(ticket)
+            self._perform(queue)
+
+    def _withdraw(self, peer: PeerId, session: _Session, message: m.Withdraw, _: Sequence[Frame]) -> None:
+        if message.id not in session.calls:
+            return
+        queue, ticket = session.calls.pop(message.id)
+        self._owners.pop((queue, ticket), None)
+        is_put = queue.machine.is_put(ticket)
+        rows = queue.machine.cancel(ticket)
+        if is_put or queue.cancel_join(ticket):
+            self._send(peer, m.Withdrawn(message.id, rows or 0))
+        queue.machine.restore(ticket)
+        self._perform(queue)
+
+    def _close(self, peer: PeerId, session: _Session, message: m.Close, _: Sequence[Frame]) -> None:
+        queue = self._attach(session, message.queue)
+        ticket = queue.machine.close(cancel_pending=message.cancel_pending)
+        self._track(peer, session, message.id, queue, ticket)
+
+    def _size(self, peer: PeerId, session: _Session, message: m.Size, _: Sequence[Frame]) -> None:
+        self._send(peer, m.Done(message.id, len(self._attach(session, message.queue).machine)))
+
+    def _is_closed(self, peer: PeerId, session: _Session, message: m.IsClosed, _: Sequence[Frame]) -> None:
+        self._send(peer, m.Done(message.id, int(self._attach(session, message.queue).machine.is_closed)))
+
+    def _stats(self, peer: PeerId, session: _Session, message: m.Stats, _: Sequence[Frame]) -> None:
+        self._send(peer, _pack_stats(message.id, self._attach(session, message.queue).stats()))
+
+    def _delete(self, peer: PeerId, session: _Session, message: m.Delete, _: Sequence[Frame]) -> None:
+        queue = self._attach(session, message.queue)
+        self._resources.delete(session.refs[message.queue].key)
+        self._perform(queue)
+        self._send(peer, m.Done(message.id))
+
+    def _lookup(self, peer: PeerId, _: _Session, message: m.Lookup, __: Sequence[Frame]) -> None:
+        definition = self._resources.lookup(QueueKey(message.container, message.name))
+        self._send(peer, m.Found(message.id, pack_definition(definition)))
+
+    def _join(self, peer: PeerId, session: _Session, message: m.Join, _: Sequence[Frame]) -> None:
+        queue = self._attach(session, message.queue, registers=True)
+        give_up = self._now + self._lost_s + 1
+        ticket = queue.join(session.name, message.name, rejoin_s=message.rejoin_s, give_up=give_up)
+        self._track(peer, session, message.id, queue, ticket)
+
+    def _leave(self, peer: PeerId, session: _Session, message: m.Leave, _: Sequence[Frame]) -> None:
+        queue = self._attach(session, message.queue)
+        lost = LostProducer(message.name, message.reason, message.traceback) if message.lost else None
+        queue.leave(message.name, lost, self._now)
+        self._send(peer, m.Done(message.id))
+        self._perform(queue)
+
+    # Small moves
+
+    def _attach(
+        self, session: _Session, number: int, *, puts: bool = False, registers: bool = False
+    ) -> QueueResource:
+        ref = session.refs.get(number)
+        if ref is None:
+            raise NotFound(f"this session has defined no queue number {number}")
+        queue = self._resources.attach(session.name, ref, puts=puts, registers=registers)
+        if queue.definition is not ref.definition:  # it agrees: need not be compared again
+            session.refs[number] = QueueRef(ref.key, queue.definition)
+        return queue
+
+    def _track(self, peer: PeerId, session: _Session, request: int, queue: QueueResource, ticket: Ticket) -> None:
+        if request in session.calls or len(session.calls) >= REQUESTS_MAX:
+            queue.machine.cancel(ticket)
+            raise RemoteProtocolError(f"request {request} is in use, or more than {REQUESTS_MAX} requests wait")
+        session.calls[request] = queue, ticket
+        self._owners[queue, ticket] = peer, request
+        self._perform(queue)
+
+    def _perform(self, queue: QueueResource) -> None:
+        """Answer the requests that a queue's effects name."""
+        for effect in queue.take_effects():
+            peer, request = self._owners.get((queue, effect.ticket), (0, 0))
+            session = self._sessions.get(peer)
+            if session is not None:  # else the queue's own close, or the put of a peer that has gone
+                self._answer(peer, session, request, queue, effect)
+
+    def _answer(
+        self, peer: PeerId, session: _Session, request: int, queue: QueueResource, effect: Completed | Failed | Recall
+    ) -> None:
+        if isinstance(effect, Failed):
+            del session.calls[request], self._owners[queue, effect.ticket]
+            self._answer_error(peer, request, effect.error)
+        elif not isinstance(effect, Completed):
+            self._send(peer, m.Recall(request))
+        elif effect.rows is None:
+            del session.calls[request], self._owners[queue, effect.ticket]
+            self._send(peer, m.Done(request))
+        else:
+            element = queue.definition.element
+            columns = gather(effect.rows, element)
+            described = describe_columns(columns, [component.dtype for component in element.components])
+            self._send(peer, m.Rows(request, described), encode_columns(columns))
+
+    def _answer_error(self, peer: PeerId, request: int, error: Exception) -> None:
+        if not request:
+            self.refuse(peer, str(error))
+            return
+        lost = error.lost_producers if isinstance(error, EndOfQueue) else ()
+        foreseen = isinstance(error, AioflowError)
+        text = "" if foreseen else "".join(traceback.format_exception(error))
+        self._send(
+            peer,
+            m.Error(
+                request,
+                type(error).__name__ if foreseen else "RemoteError",
+                _cut(str(error) or type(error).__name__),
+                [_cut(note) for note in getattr(error, "__notes__", [])],
+                [[_cut(p.name), _cut(p.reason), _cut(p.traceback)] for p in lost[:LOST_PRODUCERS_MAX]],
+                type(error).__name__,
+                _cut(text),
+            ),
+        )
+
+    def _send(self, peer: PeerId, message: Message, frames: Sequence[Frame] = ()) -> None:
+        self._messages.append((peer, encode(message, frames)))
+
+
+# An error's texts share one header of 64 KiB: each is cut, and the end of a traceback says most.
+TEXT_CHARS_CUT = 2048
+LOST_PRODUCERS_MAX = 8
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_CHARS_CUT else f"... {text[-TEXT_CHARS_CUT:]}"
+
+
+def _check_columns(definition: QueueDefinition, columns: Sequence[Column], dtypes: Sequence[str]) -> None:
+    """Refuse columns that the queue's definition does not admit: the other side may not be an aioflow client."""
+    components = definition.element.components
+    if [component.dtype for component in components] != list(dtypes):
+        raise SpecMismatch(f"got components of {list(dtypes)}; expected {', '.join(map(str, components))}")
+    rows = columns[0].shape[0]
+    for i, (column, component) in enumerate(zip(columns, components, strict=True)):
+        if column.shape[0] != rows or not component.admits(column.shape[1:]):
+            raise SpecMismatch(f"component {i} has shape {list(column.shape)}; expected {rows} rows of {component}")
+
+
+def _pack_stats(request: int, stats: QueueStats) -> m.Statistics:
+    numbers = [
+        stats.capacity_bytes,
+        stats.size,
+        stats.size_bytes,
+        stats.ahead,
+        stats.unacknowledged,
+        stats.puts_waiting,
+        stats.gets_waiting,
+        stats.enqueued,
+        stats.dequeued,
+    ]
+    return m.Statistics(
+        request, stats.name, stats.kind, stats.capacity, numbers, stats.is_closed, list(stats.producers)
+    )

@@ -1,0 +1,426 @@
+"""What goes over the wire: one frozen dataclass for each message, with the limits of each field beside it.
+
+A message is one header frame, msgpack of `[code, field, ...]`, and raw frames for the columns of `Put` and `Rows`. The field
+rules below are all that a decoder accepts; every limit stands with its reason. Requests carry an `id` that the client
+chose; each is answered by exactly one of `Done`, `Rows`, `Found`, `Statistics`, `Withdrawn` and `Error`, except that a
+withdrawn get is not answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+from aioflow.errors import RemoteProtocolError
+
+__all__ = ["MESSAGES", "PROTOCOL_VERSION", "Message", "check_fields"]
+
+PROTOCOL_VERSION = 1
+
+# Names are typed by people; the longest file path is 4,096 bytes, and a name is shorter than that.
+NAME_CHARS_MAX = 1024
+# A traceback of a deep recursion is a few hundred KiB; the header frame holds 64 KiB in all.
+TEXT_CHARS_MAX = 32_768
+# Components of an element: the widest tables seen have a few hundred columns.
+COMPONENTS_MAX = 1024
+# NumPy's own limit of dimensions.
+RANK_MAX = 64
+INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Int:
+    """An integer from `low` to `high`."""
+
+    low: int = 0
+    high: int = INT64_MAX
+
+    def admits(self, value: Any) -> bool:
+        """Whether a decoded value is allowed."""
+        return type(value) is int and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A finite number of seconds, 0 or more."""
+
+    def admits(self, value: Any) -> bool:
+        """Whether a decoded value is allowed."""
+        return type(value) in {int, float} and 0 <= value <= INT64_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string of at most `chars_max` characters."""
+
+    chars_max: int = NAME_CHARS_MAX
+
+    def admits(self, value: Any) -> bool:
+        """Whether a decoded value is allowed."""
+        return type(value) is str and len(value) <= self.chars_max
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """True or False."""
+
+    def admits(self, value: Any) -> bool:
+        """Whether a decoded value is allowed."""
+        return type(value) is bool
+
+
+@dataclass(frozen=True, slots=True)
+class Maybe:
+    """A value of a rule, or None."""
+
+    rule: Rule
+
+    def admits(self, value: Any) -> bool:
+        """Whether a decoded value is allowed."""
+        return value is None or self.rule.admits(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list of at most `count_max` values of a rule."""
+
+    rule: Rule
+    count_max: int = COMPONENTS_MAX
+
+    def admits(self, value: Any) -> bool:
+        """Whether a decoded value is allowed."""
+        return type(value) is list and len(value) <= self.count_max and all(map(self.rule.admits, value))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A list with one value for each rule."""
+
+    rules: tuple[Rule, ...]
+
+    def admits(self, value: Any) -> bool:
+        """Whether a decoded value is allowed."""
+        return (
+            type(value) is list
+            and len(value) == len(self.rules)
+            and all(rule.admits(item) for rule, item in zip(self.rules, value, strict=True))
+        )
+
+
+Rule = Int | Number | Text | Flag | Maybe | Listed | Record
+
+Id = Annotated[int, Int(1)]
+Name = Annotated[str, Text()]
+Long = Annotated[str, Text(TEXT_CHARS_MAX)]
+Bool = Annotated[bool, Flag()]
+Count = Annotated[int, Int(0, 2**31 - 1)]  # TensorFlow's numbers of elements are int32
+Seconds = Annotated[float, Number()]
+_SHAPE = Listed(Maybe(Int()), RANK_MAX)
+# dtype and shape of each column, rows in front
+Columns = Annotated[list[list[Any]], Listed(Record((Text(), Listed(Int(), RANK_MAX + 1))))]
+# kind, capacity, capacity_bytes, min_after_dequeue, seed, producers, [dtype, shape] of each component, names
+DefinitionFields = Annotated[
+    list[Any],
+    Record(
+        (
+            Text(),
+            Int(-1),
+            Maybe(Int(1)),
+            Int(),
+            Maybe(Int(-INT64_MAX)),
+            Maybe(Int(1)),
+            Listed(Record((Text(), Maybe(_SHAPE)))),
+            Maybe(Listed(Text())),
+        )
+    ),
+]
+
+
+# From a client
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of a connection."""
+
+    version: Annotated[int, Int(0, 2**31)]
+    session: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Define:
+    """Give a number to a queue; the queue is found or made by each operation on the number."""
+
+    queue: Id
+    container: Name
+    name: Name
+    private: Bool
+    definition: DefinitionFields
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Enqueue rows; followed by the frames of the columns."""
+
+    id: Id
+    queue: Id
+    columns: Columns
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Dequeue rows; answered by `Rows`, which is to be acknowledged or withdrawn."""
+
+    id: Id
+    queue: Id
+    count: Count
+    up_to: Bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Request rows ahead."""
+
+    id: Id
+    queue: Id
+    count: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Make a request ahead a get; no answer of its own."""
+
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """The rows of a get were handed over; no answer."""
+
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """End a request: a waiting put is answered by `Withdrawn`; a get is ended, or its rows go back, without an answer."""
+
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close a queue."""
+
+    id: Id
+    queue: Id
+    cancel_pending: Bool
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Ask for the number of elements; answered by `Done`."""
+
+    id: Id
+    queue: Id
+
+
+@dataclass(frozen=True, slots=True)
+class IsClosed:
+    """Ask whether a queue is closed; answered by `Done`."""
+
+    id: Id
+    queue: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Ask for a snapshot; answered by `Statistics`."""
+
+    id: Id
+    queue: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove a queue."""
+
+    id: Id
+    queue: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Ask for the definition of a shared queue; answered by `Found`."""
+
+    id: Id
+    container: Name
+    name: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Register a producer."""
+
+    id: Id
+    queue: Id
+    name: Name
+    rejoin_s: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Take a producer out; `lost` says that it left by an exception."""
+
+    id: Id
+    queue: Id
+    name: Name
+    lost: Bool
+    reason: Long
+    traceback: Long
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """The session is over; answered by `Goodbye`."""
+
+
+# From a server
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The answer to `Hello`.
+
+    Attributes:
+        version: The server's version of the protocol.
+        epoch: Different after each start of the server.
+        job: The job of the server's task.
+        task: Its index.
+        tasks: How many tasks its cluster has.
+    """
+
+    version: Annotated[int, Int(0, 2**31)]
+    epoch: Name
+    job: Name
+    task: Annotated[int, Int()]
+    tasks: Annotated[int, Int()]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The request is done; `value` is the answer of `Size` and `IsClosed`."""
+
+    id: Id
+    value: Annotated[int, Int()] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a get took; followed by the frames of the columns."""
+
+    id: Id
+    columns: Columns
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The definition of a queue."""
+
+    id: Id
+    definition: DefinitionFields
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The fields of `QueueStats`, in order."""
+
+    id: Id
+    name: Name
+    kind: Name
+    capacity: Annotated[int, Int(-1)]
+    numbers: Annotated[list[int], Listed(Int())]
+    is_closed: Bool
+    producers: Annotated[list[str], Listed(Text())]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A put was withdrawn after so many of its rows were in."""
+
+    id: Id
+    rows: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """A request failed.
+
+    Attributes:
+        id: Which.
+        kind: The name of a class of `aioflow.errors`.
+        text: Its message.
+        notes: Its notes.
+        lost_producers: Name, reason and traceback of each.
+        type_name: The exception's class, where it was unforeseen.
+        traceback: Its traceback.
+    """
+
+    id: Id
+    kind: Name
+    text: Long
+    notes: Annotated[list[str], Listed(Text(TEXT_CHARS_MAX))]
+    lost_producers: Annotated[list[list[str]], Listed(Record((Text(), Text(TEXT_CHARS_MAX), Text(TEXT_CHARS_MAX))))]
+    type_name: Name = ""
+    traceback: Long = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What a request ahead holds is wanted: withdraw it unless it was handed over."""
+
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The server ends the session; an empty reason answers `Bye`."""
+
+    reason: Long
+
+
+Message = (
+    Hello | Define | Put | Get | Ask | Promote | Acknowledge | Withdraw | Close | Size | IsClosed | Stats | Delete
+    | Lookup | Join | Leave | Bye | Welcome | Done | Rows | Found | Statistics | Withdrawn | Error | Recall | Goodbye
+)  # fmt: skip
+
+# Codes are for ever: a new message takes a new one, at the end.
+MESSAGES: dict[int, type[Any]] = dict(
+    enumerate(
+        (
+            Hello, Define, Put, Get, Ask, Promote, Acknowledge, Withdraw, Close, Size, IsClosed, Stats, Delete,
+            Lookup, Join, Leave, Bye, Welcome, Done, Rows, Found, Statistics, Withdrawn, Error, Recall, Goodbye,
+        )  # fmt: skip
+    )
+)
+
+
+def _rules(message: type[Any]) -> tuple[tuple[str, Rule], ...]:
+    hints = get_type_hints(message, include_extras=True)
+    return tuple((field.name, hints[field.name].__metadata__[0]) for field in fields(message))
+
+
+RULES: dict[type[Any], tuple[tuple[str, Rule], ...]] = {message: _rules(message) for message in MESSAGES.values()}
+
+
+def check_fields(message: type[Any], values: list[Any]) -> None:
+    """Refuse decoded field values that a message does not allow.
+
+    Raises:
+        RemoteProtocolError: Says which field of which message, what was expected and what came.
+    """
+    rules = RULES[message]
+    if len(values) != len(rules):
+        raise RemoteProtocolError(f"{message.__name__} has {len(rules)} fields, got {len(values)}")
+    for (name, rule), value in zip(rules, values, strict=True):
+        if not rule.admits(value):
+            raise RemoteProtocolError(f"{message.__name__}.{name} must be {rule}, got {value!r:.80}")

@@ -1,0 +1,202 @@
+"""A server: hosts a broker on a transport. The shell around `_broker`; it decides nothing but when to stop."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING, Self
+
+import anyio
+import numpy as np
+
+from aioflow.cluster._broker import Broker, PeerId, TaskInfo
+from aioflow.cluster._codec import decode
+from aioflow.cluster._messages import Bye, Join, Leave
+from aioflow.cluster._spec import ClusterSpec
+from aioflow.errors import PlacementError, RemoteProtocolError, SessionError
+from aioflow.resources import Resources
+from aioflow.runtime import Background, SessionConfig, Timer
+from aioflow.transport import find_transport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from aioflow.errors import TransportError
+    from aioflow.transport import Connection, Frame, Listener
+
+__all__ = ["Server"]
+
+logger = logging.getLogger("aioflow.server")
+
+
+class Server:
+    """Holds the queues of one task of a cluster and serves them to any number of sessions.
+
+    `async with Server(...)` starts and stops it; `join` waits until it is stopped. Its queues end with it.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterSpec | Mapping[str, Sequence[str] | Mapping[int, str]],
+        job_name: str | None = None,
+        task_index: int | None = None,
+        *,
+        config: SessionConfig | None = None,
+        ops: Sequence[str] = (),
+        credentials: None = None,
+    ) -> None:
+        """Make a server; nothing is bound yet.
+
+        Args:
+            cluster: Where the tasks are.
+            job_name: Which job this server belongs to; may be left out where there is one.
+            task_index: Which of its tasks it is; 0 where left out.
+            config: Settings; the defaults where None.
+            ops: Not available in this version.
+            credentials: Not available in this version.
+
+        Raises:
+            PlacementError: The cluster has no such task, or several jobs and none was named.
+            SessionError: `ops` or `credentials` were given.
+        """
+        if ops or credentials is not None:
+            raise SessionError("this version of aioflow serves queues on this host only; leave ops= and credentials= out")
+        spec = ClusterSpec(cluster)
+        if job_name is None and len(spec.jobs) > 1:
+            raise PlacementError(f"the cluster has the jobs {spec.jobs}; name this server's with job_name=")
+        self._job = spec.jobs[0] if job_name is None else job_name
+        self._task = task_index or 0
+        self._config = config or SessionConfig()
+        self._bind = spec.task_address(self._job, self._task)
+        info = TaskInfo(secrets.token_hex(8), self._job, self._task, spec.num_tasks())
+        resources = Resources(np.random.default_rng, session_s=self._config.session_s, bytes_required=True)
+        self._broker = Broker(resources, info, self._config.lost_s)
+        self._connections: dict[PeerId, Connection] = {}
+        self._peers = itertools.count(1)
+        self._listeners: list[Listener] = []
+        self._background = Background(self._failed)
+        self._timer = Timer(self._broker.next_deadline, self._expire)
+        self._local = f"inproc://aioflow-{info.epoch}"
+        self._stopped = anyio.Event()
+        self._error: BaseException | None = None
+
+    @property
+    def address(self) -> str:
+        """The address as bound; a port of 0 is replaced by the one chosen."""
+        return self._listeners[0].address if self._listeners else self._bind
+
+    @property
+    def local_address(self) -> str:
+        """The address for sessions in the same event loop, without a socket."""
+        return self._local
+
+    async def start(self) -> Self:
+        """Bind the address and serve.
+
+        Raises:
+            AddressInUse: Another server listens there; it is not disturbed.
+            ConnectFailed: The address can never work.
+            SessionError: The server was started before.
+        """
+        if self._listeners or self._stopped.is_set():
+            raise SessionError("this server was started before; make a new one")
+        group = await self._background.start()
+        try:
+            for address in dict.fromkeys((self._bind, self._local)):
+                listener = await find_transport(address).listen(address, self._accept, group)
+                self._listeners.append(listener)
+        except BaseException:
+            await self.close()
+            raise
+        group.start_soon(self._timer.run)
+        return self
+
+    async def close(self) -> None:
+        """Stop: tell every client, send what is under way within a bound, leave no file or thread."""
+        with anyio.CancelScope(shield=True):
+            self._broker.shut_down(f"the server at {self.address} was shut down")
+            self._send()
+            for listener in reversed(self._listeners):
+                await listener.aclose()
+            await self._background.stop()
+        self._stopped.set()
+
+    async def join(self) -> None:
+        """Wait until the server is stopped.
+
+        Raises:
+            BaseException: What broke it, if something did.
+        """
+        await self._stopped.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def __aenter__(self) -> Self:
+        """Start the server."""
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the server."""
+        await self.close()
+
+    def _accept(self, connection: Connection) -> _Receiver:
+        peer = next(self._peers)
+        self._connections[peer] = connection
+        return _Receiver(self, peer)
+
+    def received(self, peer: PeerId, frames: list[Frame]) -> None:
+        """Handle one message of a peer."""
+        now = time.monotonic()
+        try:
+            message, rest = decode(frames)
+        except RemoteProtocolError as error:
+            logger.warning("%s sent what is no message: %s", self._connections[peer].peer, error)
+            self._broker.refuse(peer, str(error))
+        else:
+            self._broker.receive(peer, message, rest, now)
+            if isinstance(message, (Join, Leave, Bye)):
+                self._timer.changed()
+        self._send()
+
+    def lost(self, peer: PeerId) -> None:
+        """Take out a peer that has gone."""
+        self._connections.pop(peer, None)
+        self._broker.lost(peer, time.monotonic(), "its connection was lost")
+        self._send()
+        self._timer.changed()
+
+    def _expire(self, now: float) -> None:
+        self._broker.expire(now)
+        self._send()
+
+    def _send(self) -> None:
+        for peer, frames in self._broker.take_messages():
+            connection = self._connections.get(peer)
+            if connection is not None:
+                connection.send(frames)
+
+    def _failed(self, error: BaseException) -> None:
+        logger.error("the server failed", exc_info=error)
+        self._error = error
+        self._stopped.set()
+
+
+class _Receiver:
+    """Ties the messages of one connection to its number."""
+
+    def __init__(self, server: Server, peer: PeerId) -> None:
+        self._server = server
+        self._peer = peer
+
+    def received(self, frames: list[Frame]) -> None:
+        self._server.received(self._peer, frames)
+
+    def lost(self, error: TransportError) -> None:
+        self._server.lost(self._peer)
+
+
