@@ -104,7 +104,8 @@ class Batches:
     async def _next(self, host: Host, ref: QueueRef) -> tuple[Column, ...]:
         if not self._ask(host, ref):
             return await complete_get(host.get(ref, self._n, up_to=True))
-        request = self._requests[0]
+        # Out of the deque before the wait: rows that have come for a waiting step are not recalled from under it.
+        request = self._requests.popleft()
         if not request.waiter.is_set:
             request.promote()
         try:
@@ -112,7 +113,6 @@ class Batches:
         except BaseException:
             self._give_back(0)
             raise
-        self._requests.popleft()
         self._ask(host, ref)
         return columns
 

@@ -139,12 +139,16 @@ class Stage:
         near.connection = await self.transport.connect(self.address, near, self.tasks)
         self._inboxes.append(near)
         near.connection.send([hello])
+        far = await self.accepted()
+        await far.wait_messages(1)
+        return near, far
+
+    async def accepted(self) -> Inbox:
+        """Return the inbox of the next connection that somebody else made, waiting for it."""
         while not self._accepted:
             self._appeared = anyio.Event()
             await self._appeared.wait()
-        far = self._accepted.pop()
-        await far.wait_messages(1)
-        return near, far
+        return self._accepted.pop()
 
     async def aclose(self) -> None:
         """Close every connection made with `join`, and the listener."""
