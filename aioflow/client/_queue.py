@@ -86,6 +86,23 @@ class Queue:
         other._name = f"{self._name}#{operator.index(k)}"
         return other
 
+    @staticmethod
+    def from_list(index: int, queues: list[Queue]) -> Queue:
+        """Choose one of several queues that carry the same components; kinds may be mixed.
+
+        Raises:
+            SpecMismatch: `queues` is no list of queues or is empty, dtypes or names differ, or the index is out of range.
+        """
+        if not isinstance(queues, list) or not queues or not all(isinstance(queue, Queue) for queue in queues):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+            raise SpecMismatch(f"from_list needs a list of queues with at least one, got {queues!r}")
+        elements = [queue.definition.element for queue in queues]
+        kinds = {(element.names, tuple(part.dtype for part in element.components)) for element in elements}
+        if len(kinds) > 1:
+            raise SpecMismatch(f"from_list needs queues of the same dtypes and names, got {queues!r}")
+        if not 0 <= operator.index(index) < len(queues):
+            raise SpecMismatch(f"index {index} is out of range: there are {len(queues)} queues")
+        return queues[index]
+
     # Puts
 
     async def enqueue(self, element: Any) -> None:
