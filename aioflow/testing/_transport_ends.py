@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from aioflow.errors import TransportError
     from aioflow.transport import Connection, Frame, Listener, Receiver, Transport
 
-__all__ = ["Inbox", "OnMessage", "Stage", "echo", "flatten"]
+__all__ = ["BOUND_S", "Inbox", "OnMessage", "Stage", "echo", "flatten"]
+
+# The bound of a test on real sockets: long enough for a loaded two-core machine; one that hangs fails after it.
+BOUND_S = 30.0
 
 OnMessage = Callable[["Inbox", "list[Frame]"], None]
 

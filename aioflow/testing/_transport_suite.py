@@ -16,7 +16,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from aioflow.errors import AddressInUse, ConnectionLost
-from aioflow.testing._transport_ends import Inbox, Stage, echo, flatten
+from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo, flatten
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -29,8 +29,6 @@ MakeTransport = Callable[[], "Transport"]
 MakeAddress = Callable[[], str]
 Check = Callable[[MakeTransport, MakeAddress], Awaitable[None]]
 
-# Long enough for a loaded two-core machine; a check that hangs fails after it.
-CHECK_S = 30.0
 # More messages than any queue on the way holds, so that the outboxes are used.
 BURST_MESSAGES = 10_000
 # From nothing to several MB, and both sides of each border at which an implementation may change its way.
@@ -54,7 +52,7 @@ async def check_transport(make_transport: MakeTransport, address_factory: MakeAd
 
 @asynccontextmanager
 async def _stage(make_transport: MakeTransport, make_address: MakeAddress) -> AsyncGenerator[Stage]:
-    with anyio.fail_after(CHECK_S):
+    with anyio.fail_after(BOUND_S):
         async with anyio.create_task_group() as tasks:
             stage = Stage(make_transport(), tasks)
             await stage.listen(make_address())

@@ -8,11 +8,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from aioflow_inproc import InprocTransport
-from aioflow_zmq import ZmqTransport
 
 from aioflow.testing._transport_suite import TRANSPORT_CHECKS, Check
 from aioflow.transport import Transport
+from aioflow_inproc import InprocTransport
+from aioflow_zmq import ZmqTransport
 
 pytestmark = pytest.mark.anyio
 

@@ -43,7 +43,7 @@ class End:
     @classmethod
     def pair(cls, first: End, second: End) -> None:
         """Make two ends each other's other side."""
-        first._other, second._other = second, first  # noqa: SLF001 - both are ends of the same connection
+        first._other, second._other = second, first
 
     @property
     def peer(self) -> str:

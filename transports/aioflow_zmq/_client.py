@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,9 +14,16 @@ from aioflow.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, 
 from aioflow_zmq._address import TcpAddress
 from aioflow_zmq._forks import check_generation, close_in_children, current_generation, keep_in_children
 from aioflow_zmq._frames import BYE, BYE_SEEN, MESSAGE, is_too_long, read, take, to_wire, word, write
-from aioflow_zmq._limits import CLOSE_S, CONNECT_AGAIN_FIRST_S, CONNECT_AGAIN_MAX_S, MESSAGES_PER_TURN
+from aioflow_zmq._limits import (
+    CLOSE_S,
+    CONNECT_AGAIN_FIRST_S,
+    CONNECT_AGAIN_MAX_S,
+    MESSAGES_PER_TURN,
+    REFUSALS_MAX,
+    REFUSED_S,
+)
 from aioflow_zmq._pump import Pump
-from aioflow_zmq._socket import OwnedSocket
+from aioflow_zmq._socket import OwnedSocket, pending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +36,6 @@ _EVENTS = (
     zmq.EVENT_CONNECTED
     | zmq.EVENT_CONNECT_RETRIED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_DISCONNECTED
 )
@@ -37,14 +44,14 @@ _EVENTS = (
 class ClientConnection:
     """A connection to a listener.
 
-    Its life: `connect` until the handshake has succeeded; `run` until the loss or the close; then the sockets are closed
-    and stay so.
+    Its life: `open`; `connect` until the handshake has succeeded; `run` until the loss or the close. Then the sockets
+    are closed and stay so.
     """
 
-    def __init__(self, address: str, receiver: Receiver, messages_max: int) -> None:
+    def __init__(self, address: str, receiver: Receiver, socket: OwnedSocket) -> None:
         self._address = address
         self._receiver = receiver
-        self._socket = OwnedSocket(zmq.DEALER, _EVENTS, messages_max)
+        self._socket = socket
         self._pump = Pump(self._socket.raw, self._turn)
         self._monitor_pump = Pump(self._socket.monitor, self._monitor_turn)
         self._outbox: deque[tuple[Frame, ...]] = deque()
@@ -54,6 +61,11 @@ class ClientConnection:
         self._said_bye = False
         self._goodbye = anyio.Event()  # the server has seen our bye, or is gone
         self._finished = anyio.Event()
+
+    @classmethod
+    async def open(cls, address: str, receiver: Receiver, messages_max: int) -> ClientConnection:
+        """Make the sockets; libzmq holds up to `messages_max` messages in each direction."""
+        return cls(address, receiver, await OwnedSocket.open(zmq.DEALER, _EVENTS, messages_max))
 
     @property
     def peer(self) -> str:
@@ -116,22 +128,39 @@ class ClientConnection:
                 await self._finished.wait()
 
     async def _handshake(self, endpoint: str) -> None:
+        """Try until the handshake has succeeded."""
         again_s = CONNECT_AGAIN_FIRST_S
-        self._connect(endpoint)
+        refusals = 0
         while True:
-            event = await self._socket.wait_event()
-            self._note(event)
-            if event.kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._connect(endpoint)
+            ended_by = await self._attempt()
+            if ended_by == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return
-            if event.kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                raise AuthenticationFailed(f"the server at {self._address} refused the connection")
-            if event.kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            refusals = refusals + 1 if ended_by == zmq.EVENT_DISCONNECTED else 0
+            if refusals == REFUSALS_MAX:
                 raise ConnectFailed(f"what listens at {self._address} is no aioflow server: check the address")
-            if event.kind == zmq.EVENT_CONNECT_RETRIED:  # the attempt has failed, and libzmq's next is a day away
-                await anyio.sleep(again_s)
-                again_s = min(2 * again_s, CONNECT_AGAIN_MAX_S)
+            await anyio.sleep(again_s)
+            again_s = min(2 * again_s, CONNECT_AGAIN_MAX_S)
+            with suppress(zmq.ZMQError):  # libzmq has given the attempt up by itself
                 self._socket.raw.disconnect(endpoint)
-                self._connect(endpoint)
+
+    async def _attempt(self) -> int:
+        """Return how an attempt ended: the handshake succeeded, libzmq would try again, or it would not."""
+        refused_s = math.inf
+        while True:
+            with anyio.move_on_after(refused_s):
+                event = await self._socket.wait_event()
+                self._note(event)
+                if event.kind in {zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_CONNECT_RETRIED}:
+                    return event.kind
+                if event.kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                    raise AuthenticationFailed(f"the server at {self._address} refused the connection")
+                if event.kind == zmq.EVENT_DISCONNECTED:
+                    # After a mere loss, such as of a server that is just ending, a CONNECT_RETRIED follows at once. If
+                    # the other side broke the protocol, nothing does.
+                    refused_s = REFUSED_S
+                continue
+            return zmq.EVENT_DISCONNECTED
 
     def _connect(self, endpoint: str) -> None:
         try:
@@ -152,7 +181,7 @@ class ClientConnection:
         if self._outbox or not write(self._socket.raw, message):
             self._outbox.append(message)
         if not self._pump.in_turn:
-            events = self._socket.raw.get(zmq.EVENTS)
+            events = self._socket.events()
             if events & zmq.POLLIN or (self._outbox and events & zmq.POLLOUT):
                 self._pump.wake()
 
@@ -165,7 +194,7 @@ class ClientConnection:
             if frames is not None:
                 self._arrived(frames)
             else:
-                events = self._socket.raw.get(zmq.EVENTS)
+                events = self._socket.events()
                 if not events & zmq.POLLIN and not (self._outbox and events & zmq.POLLOUT):
                     if self._is_disconnected:  # noted before this turn: what had arrived has been handed over
                         self._lose(ConnectionLost(f"the server at {self._address} is gone"))
@@ -215,7 +244,7 @@ class ClientConnection:
                 if event.kind == zmq.EVENT_DISCONNECTED:
                     self._is_disconnected = True
                     self._pump.wake()
-            if not self._socket.monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            if not pending(self._socket.monitor) & zmq.POLLIN:
                 return math.inf
 
     async def _close_sockets(self) -> None:

@@ -20,9 +20,13 @@ from aioflow_zmq._limits import SOCKETS_MAX
 _LOOK_S, _LOOKS_MAX = 0.001, 100
 
 
+Socket = zmq.Socket[bytes]
+Context = zmq.Context[Socket]
+
+
 @dataclass(slots=True)
 class _Shared:
-    context: zmq.Context[zmq.Socket[bytes]]
+    context: Context
     generation: int
     collector_is_ours: bool
     users: int = 0
@@ -32,20 +36,20 @@ _lock = threading.Lock()
 _shared: _Shared | None = None
 
 
-def acquire_context() -> zmq.Context[zmq.Socket[bytes]]:
+def acquire_context() -> Context:
     """Return the context, for one more user."""
     global _shared  # noqa: PLW0603 - one context per process
     with _lock:
         if _shared is None or _shared.generation != current_generation():
             # A parent's context is left alone: its threads are not in this process.
-            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            context: Context = zmq.Context()
             context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
             _shared = _Shared(context, current_generation(), not garbage.gc.is_alive())
         _shared.users += 1
         return _shared.context
 
 
-async def release_context(context: zmq.Context[zmq.Socket[bytes]], *, sockets_are_gone: bool) -> None:
+async def release_context(context: Context, *, sockets_are_gone: bool) -> None:
     """Give the context back; the last user ends it.
 
     Args:

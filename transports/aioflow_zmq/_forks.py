@@ -32,7 +32,7 @@ def check_generation(generation: int, peer: str) -> None:
     """
     if generation != _forks:
         raise ConnectFailed(
-            f"the connection to {peer} belongs to the process from which this one was forked: open one of its own here, "
+            f"the connection to {peer} belongs to the process from which this one was forked: open one of its own, "
             "or start processes with the spawn method"
         )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioflow.transport import Frame
+    from aioflow_zmq._context import Socket
 
 MESSAGE = b"M"
 BYE = b"B"
@@ -34,6 +35,11 @@ _MORE = zmq.DONTWAIT | zmq.SNDMORE
 def word(name: bytes) -> tuple[Frame, ...]:
     """Return the frames of a word of the transport."""
     return (b"", name)
+
+
+def is_bye(frames: Sequence[zmq.Frame]) -> bool:
+    """Whether a message from the wire is the word that ends a side."""
+    return len(frames) > 1 and not len(frames[0]) and frames[1].bytes == BYE
 
 
 def to_wire(frames: Sequence[Frame], peer: str) -> tuple[Frame, ...]:
@@ -53,7 +59,7 @@ def to_wire(frames: Sequence[Frame], peer: str) -> tuple[Frame, ...]:
     return tuple(frames) if len(frames[0]) else (b"", MESSAGE, *frames)
 
 
-def write(socket: zmq.Socket[bytes], frames: Sequence[Frame], identity: bytes | None = None) -> bool:
+def write(socket: Socket, frames: Sequence[Frame], identity: bytes | None = None) -> bool:
     """Write one message whole, or nothing if the peer's queue is full.
 
     Args:
@@ -89,7 +95,7 @@ def write(socket: zmq.Socket[bytes], frames: Sequence[Frame], identity: bytes | 
     return True
 
 
-def read(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
+def read(socket: Socket) -> list[zmq.Frame] | None:
     """Read one message whole; None if there is none.
 
     Of a message with too many frames the rest is dropped, and `is_too_long` says so.

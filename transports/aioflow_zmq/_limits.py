@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# libzmq ends a connection on which a longer frame arrives. 1 GiB holds the largest batch in use (9.6 MB) a hundred times;
-# the allowance is for a header, so that a payload of exactly 1 GiB fits with it in one frame.
+# libzmq ends a connection on which a longer frame arrives. 1 GiB holds the largest batch in use (9.6 MB) a hundred
+# times; the allowance is for a header, so that a payload of exactly 1 GiB fits with it in one frame.
 FRAME_BYTES_MAX = (1 << 30) + (64 << 10)
 
 # libzmq has no limit on the frames of a message. One frame per component and batch part stays far below this.
@@ -37,6 +37,11 @@ DESTROY_S = 0.5
 # Connection attempts: soon again, for a server that is just starting, then less often.
 CONNECT_AGAIN_FIRST_S = 0.005
 CONNECT_AGAIN_MAX_S = 0.1
+
+# Attempts that connect and break off in the handshake, in a row, before what listens there is taken for no server of
+# ours; and how long libzmq's silence after one lasts before it counts, which otherwise speaks within its thread's turn.
+REFUSALS_MAX = 3
+REFUSED_S = 0.05
 
 # A side that connects and says nothing is let go after this.
 HANDSHAKE_S = 5

@@ -1,7 +1,7 @@
 """Who may bind a socket file: whoever holds `PATH.lock`.
 
-libzmq and the kernel let a second bind steal the path silently; and only with the lock held is it known that a socket file
-that is already there was left behind by a process that was killed.
+A second bind could steal the path silently; and only with the lock held is it known that a socket file that is already
+there was left behind by a process that was killed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 from contextlib import suppress
+from pathlib import Path
 
 from aioflow.errors import AddressInUse, ConnectFailed
 from aioflow_zmq._forks import close_in_children, keep_in_children
@@ -32,8 +33,8 @@ class SocketFile:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = os.path.abspath(path)  # the working directory may change before it is removed
-        self._lock_path = f"{self._path}.lock"
+        self._path = Path(path).absolute()  # the working directory may change before it is removed
+        self._lock_path = Path(f"{self._path}.lock")
         self._inode = 0
         self._lock_fd = self._take_lock()
         try:
@@ -48,10 +49,10 @@ class SocketFile:
         if self._lock_fd < 0:
             return
         with suppress(OSError):
-            if os.lstat(self._path).st_ino == self._inode:
-                os.unlink(self._path)
+            if self._path.lstat().st_ino == self._inode:
+                self._path.unlink()
         with suppress(OSError):
-            os.unlink(self._lock_path)  # while it is held: who waits for it compares the inode afterwards
+            self._lock_path.unlink()  # while it is held: who waits for it compares the inode afterwards
         keep_in_children(self._lock_fd)
         os.close(self._lock_fd)
         self._lock_fd = -1
@@ -65,7 +66,7 @@ class SocketFile:
                 raise self._cannot_bind(error) from error
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(fd).st_ino == os.lstat(self._lock_path).st_ino:
+                if os.fstat(fd).st_ino == self._lock_path.lstat().st_ino:
                     close_in_children(fd)  # a lock lasts until the last copy of its descriptor is closed
                     return fd
             except FileNotFoundError:
@@ -73,23 +74,23 @@ class SocketFile:
             except BlockingIOError as error:
                 os.close(fd)
                 raise AddressInUse(
-                    f"ipc://{self._path} has a server, which holds {self._lock_path}: connect to it, or use another path"
+                    f"ipc://{self._path} has a server, which holds {self._lock_path}: use another path, or stop it"
                 ) from error
             os.close(fd)
 
     def _remove_stale(self) -> None:
         try:
-            mode = os.lstat(self._path).st_mode
+            mode = self._path.lstat().st_mode
         except FileNotFoundError:
             return
         if not stat.S_ISSOCK(mode):
             raise ConnectFailed(f"{self._path} is there and is no socket: remove it, or use another path")
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
+            probe.settimeout(0)
             try:
-                probe.connect(self._path)
+                probe.connect(str(self._path))
             except ConnectionRefusedError:
-                os.unlink(self._path)  # nobody listens any more
+                self._path.unlink()  # nobody listens any more
                 return
             except OSError as error:
                 if error.errno != errno.EAGAIN:  # a listener whose backlog is full
@@ -99,13 +100,13 @@ class SocketFile:
     def _listen(self, path: str) -> int:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            listener.setblocking(False)
+            listener.settimeout(0)
             # Linux gives the file the socket's mode, so it never has a looser one; elsewhere it gets it right after.
             with suppress(OSError):
                 os.fchmod(listener.fileno(), _MODE)
             listener.bind(path)
-            os.chmod(path, _MODE)
-            self._inode = os.lstat(path).st_ino
+            Path(path).chmod(_MODE)
+            self._inode = Path(path).lstat().st_ino
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
@@ -113,7 +114,7 @@ class SocketFile:
         return listener.detach()
 
     def _cannot_bind(self, error: OSError) -> ConnectFailed:
-        folder = os.path.dirname(self._path)
+        folder = self._path.parent
         reasons = {
             errno.ENOENT: f"the folder {folder} does not exist: make it first",
             errno.ENOTDIR: f"{folder} is no folder",

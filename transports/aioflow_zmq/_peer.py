@@ -116,7 +116,7 @@ class Peer:
         if self._outbox or not write(self._socket.raw, message, self.identity):
             self._outbox.append(message)
             self._blocked.add(self)
-        if not self._pump.in_turn and (self._blocked or self._socket.raw.get(zmq.EVENTS) & zmq.POLLIN):
+        if not self._pump.in_turn and (self._blocked or self._socket.events() & zmq.POLLIN):
             self._pump.wake()
 
     def _word(self, frames: list[zmq.Frame]) -> None:

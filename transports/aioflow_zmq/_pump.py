@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import zmq
+    from aioflow_zmq._context import Socket
 
 
 class Pump:
@@ -28,7 +28,7 @@ class Pump:
         turn: Does what can be done and returns how long to wait for the next wake-up at most; 0 to go on at once.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], turn: Callable[[], float]) -> None:
+    def __init__(self, socket: Socket, turn: Callable[[], float]) -> None:
         self._fd = socket.fileno()
         self._turn = turn
         self._wait: anyio.CancelScope | None = None

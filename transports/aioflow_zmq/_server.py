@@ -3,11 +3,11 @@
 ZeroMQ gives a ROUTER an identity per connection with each message, and tells its monitor of connections by descriptor.
 A message's SRCFD joins the two. Descriptors are used again, so the order of events matters:
 
-1. libzmq's thread writes a connection's ACCEPTED event before its first message, and its DISCONNECTED event before the
-   descriptor is closed and can be used again. So when a new identity appears, the monitor is read first: every
+1. libzmq's thread writes a connection's ACCEPTED event before its first message, and its DISCONNECTED event before
+   the descriptor is closed and can be used again. So when a new identity appears, the monitor is read first: every
    event about earlier users of its descriptor is then behind us.
-2. It writes DISCONNECTED after the connection's last message. So a loss is told when the socket was found empty after the
-   event was noted: everything that arrived has been handed over.
+2. It writes DISCONNECTED after the connection's last message. So a loss is told when the socket was found empty after
+   the event was noted: everything that arrived has been handed over.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import zmq
 from aioflow.errors import AddressInUse, ConnectFailed
 from aioflow_zmq._address import IpcAddress, TcpAddress
 from aioflow_zmq._forks import close_in_children, current_generation, keep_in_children
-from aioflow_zmq._frames import read
+from aioflow_zmq._frames import BYE_SEEN, is_bye, read, word, write
 from aioflow_zmq._limits import MESSAGES_PER_TURN, RETRY_S
 from aioflow_zmq._lock import SocketFile
 from aioflow_zmq._peer import Peer
 from aioflow_zmq._pump import Pump
-from aioflow_zmq._socket import OwnedSocket
+from aioflow_zmq._socket import OwnedSocket, pending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from aioflow.transport import Connection, Receiver
     from aioflow_zmq._socket import Event
 
-_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+_EVENTS = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
 
 
 class Server:
-    """A bound ROUTER. Its life: `bind`, `run` until `aclose` or a cancel, then everything is closed.
+    """A bound ROUTER. Its life: `open`, `bind`, `run` until `aclose` or a cancel, then everything is closed.
 
     Args:
         accept: Called with each new connection; returns who receives its messages.
-        messages_max: Messages that libzmq holds per peer and direction.
+        socket: A ROUTER.
     """
 
-    def __init__(self, accept: Callable[[Connection], Receiver], messages_max: int) -> None:
+    def __init__(self, accept: Callable[[Connection], Receiver], socket: OwnedSocket) -> None:
         self._accept = accept
-        self._socket = OwnedSocket(zmq.ROUTER, _EVENTS, messages_max)
+        self._socket = socket
         self._socket.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._pump = Pump(self._socket.raw, self._turn)
         self._monitor_pump = Pump(self._socket.monitor, self._monitor_turn)
@@ -57,11 +57,17 @@ class Server:
         self._numbers = count(1)
         self._peers: dict[bytes, Peer] = {}
         self._by_fd: dict[int, Peer] = {}
+        self._listening_fd = -1
         self._open_fds: set[int] = set()
         self._blocked: set[Peer] = set()
         self._departed: list[Peer] = []
         self._closing = False
         self._finished = anyio.Event()
+
+    @classmethod
+    async def open(cls, accept: Callable[[Connection], Receiver], messages_max: int) -> Server:
+        """Make the sockets; libzmq holds up to `messages_max` messages per peer and direction."""
+        return cls(accept, await OwnedSocket.open(zmq.ROUTER, _EVENTS, messages_max))
 
     @property
     def address(self) -> str:
@@ -133,11 +139,11 @@ class Server:
                 self._arrived(frames)
                 continue
             self._tell_departed()
-            events = self._socket.raw.get(zmq.EVENTS)
+            events = self._socket.events()
             if self._blocked:
                 if self._write_blocked():
                     continue
-                events |= self._socket.raw.get(zmq.EVENTS)  # the writes may have taken in that something arrived
+                events |= self._socket.events()  # the writes may have taken in that something arrived
             if not events & zmq.POLLIN and not self._departed:
                 return RETRY_S if self._blocked else math.inf
         return 0
@@ -152,6 +158,9 @@ class Server:
         identity = frames[0].bytes
         peer = self._peers.get(identity)
         if peer is None:
+            if is_bye(frames[1:]):  # it leaves without having said anything
+                write(self._socket.raw, word(BYE_SEEN), identity)
+                return
             if self._closing or len(frames) == 1:
                 return
             peer = self._admit(identity, frames[0].get(zmq.SRCFD))
@@ -184,7 +193,10 @@ class Server:
             self._note(event)
 
     def _note(self, event: Event) -> None:
-        if event.kind == zmq.EVENT_ACCEPTED:
+        if event.kind == zmq.EVENT_LISTENING:
+            self._listening_fd = event.value
+            close_in_children(event.value)
+        elif event.kind == zmq.EVENT_ACCEPTED:
             self._open_fds.add(event.value)
             close_in_children(event.value)
         elif event.kind == zmq.EVENT_DISCONNECTED:
@@ -196,7 +208,7 @@ class Server:
     def _monitor_turn(self) -> float:
         while True:
             self._take_events()
-            if not self._socket.monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            if not pending(self._socket.monitor) & zmq.POLLIN:
                 break
         if self._departed:
             self._pump.wake()
@@ -204,8 +216,7 @@ class Server:
 
     async def _close_sockets(self) -> None:
         await self._socket.aclose(self._note)
-        for fd in self._open_fds:
+        for fd in (self._listening_fd, *self._open_fds):
             keep_in_children(fd)
         if self._file is not None:
-            with anyio.CancelScope(shield=True):
-                self._file.release()
+            self._file.release()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import struct
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import anyio
 import zmq
 
+from aioflow.errors import ConnectFailed
 from aioflow_zmq._context import acquire_context, release_context
 from aioflow_zmq._forks import current_generation
 from aioflow_zmq._limits import BACKLOG, DESTROY_S, FRAME_BYTES_MAX, HANDSHAKE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aioflow_zmq._context import Context, Socket
 
 _EVENT = struct.Struct("=HI")
 _numbers = count()
@@ -32,7 +35,7 @@ class Event(NamedTuple):
 
 
 class OwnedSocket:
-    """A socket and its monitor.
+    """A socket and its monitor; made by `open`.
 
     Attributes:
         raw: The socket.
@@ -40,24 +43,36 @@ class OwnedSocket:
         generation: The process in which it was made (`_forks.py`).
     """
 
-    def __init__(self, kind: int, events: int, messages_max: int) -> None:
+    def __init__(self, context: Context, raw: Socket, monitor: Socket) -> None:
+        self.raw = raw
+        self.monitor = monitor
         self.generation = current_generation()
-        self._context = acquire_context()
+        self._context = context
         self._is_open = True
-        self.raw = self._context.socket(kind)
-        self.raw.setsockopt(zmq.LINGER, 0)
-        self.raw.setsockopt(zmq.SNDHWM, messages_max)
-        self.raw.setsockopt(zmq.RCVHWM, messages_max)
-        self.raw.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
-        self.raw.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_S * 1000)
-        self.raw.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
-        self.raw.setsockopt(zmq.BACKLOG, BACKLOG)
-        endpoint = f"inproc://aioflow-monitor-{next(_numbers)}"
-        self.raw.monitor(endpoint, events | zmq.EVENT_MONITOR_STOPPED)
-        self.monitor = self._context.socket(zmq.PAIR)
-        self.monitor.setsockopt(zmq.LINGER, 0)
-        self.monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's thread would stand still while its events find no room
-        self.monitor.connect(endpoint)
+
+    @classmethod
+    async def open(cls, kind: int, events: int, messages_max: int) -> OwnedSocket:
+        """Make a socket that linger, limits and monitor have been set for.
+
+        Raises:
+            ConnectFailed: The process has as many sockets or descriptors as it may.
+        """
+        context = acquire_context()
+        opened: list[Socket] = []
+        try:
+            opened.append(raw := context.socket(kind))
+            opened.append(monitor := context.socket(zmq.PAIR))
+            _configure(raw, monitor, events, messages_max)
+        except zmq.ZMQError as error:
+            for socket in opened:
+                socket.close()
+            await release_context(context, sockets_are_gone=False)
+            raise ConnectFailed(f"cannot open a socket: {error}; close connections, or raise ulimit -n") from error
+        return cls(context, raw, monitor)
+
+    def events(self) -> int:
+        """Return what can be done on the socket, taking in what libzmq has to say."""
+        return pending(self.raw)
 
     def next_event(self) -> Event | None:
         """Return the next event; None if there is none now."""
@@ -71,7 +86,7 @@ class OwnedSocket:
     async def wait_event(self) -> Event:
         """Return the next event, waiting for it; not while a pump runs on the monitor."""
         while (event := self.next_event()) is None:
-            if not self.monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            if not pending(self.monitor) & zmq.POLLIN:
                 await anyio.wait_readable(self.monitor.fileno())
         return event
 
@@ -91,3 +106,23 @@ class OwnedSocket:
                         on_event(event)
             self.monitor.close()
             await release_context(self._context, sockets_are_gone=gone)
+
+
+def pending(socket: Socket) -> int:
+    """Return a socket's EVENTS."""
+    return cast("int", socket.get(zmq.EVENTS))
+
+
+def _configure(raw: Socket, monitor: Socket, events: int, messages_max: int) -> None:
+    raw.setsockopt(zmq.LINGER, 0)
+    raw.setsockopt(zmq.SNDHWM, messages_max)
+    raw.setsockopt(zmq.RCVHWM, messages_max)
+    raw.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+    raw.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_S * 1000)
+    raw.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
+    raw.setsockopt(zmq.BACKLOG, BACKLOG)
+    monitor.setsockopt(zmq.LINGER, 0)
+    monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's thread would stand still while its events find no room
+    endpoint = f"inproc://aioflow-monitor-{next(_numbers)}"
+    raw.monitor(endpoint, events | zmq.EVENT_MONITOR_STOPPED)
+    monitor.connect(endpoint)

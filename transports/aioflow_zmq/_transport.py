@@ -36,14 +36,12 @@ class ZmqTransport:
             ConnectFailed: The address is malformed, too long or not allowed, or something else listens there.
         """
         target = parse_address(address)
-        connection = ClientConnection(address, receiver, self._messages_max)
+        connection = await ClientConnection.open(address, receiver, self._messages_max)
         await connection.connect(target)
         task_group.start_soon(connection.run, name=f"aioflow {address}")
         return connection
 
-    async def listen(
-        self, address: str, accept: Callable[[Connection], Receiver], task_group: TaskGroup
-    ) -> Listener:
+    async def listen(self, address: str, accept: Callable[[Connection], Receiver], task_group: TaskGroup) -> Listener:
         """Bind an address and accept connections, each with its first message.
 
         Raises:
@@ -51,7 +49,7 @@ class ZmqTransport:
             ConnectFailed: The address is malformed, too long or not allowed, or its folder cannot be written.
         """
         target = parse_address(address)
-        server = Server(accept, self._messages_max)
+        server = await Server.open(accept, self._messages_max)
         await server.bind(target)
         task_group.start_soon(server.run, name=f"aioflow {server.address}")
         return server

@@ -1,0 +1,60 @@
+"""What the transport tests share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import anyio
+import pytest
+
+from aioflow.testing._transport_ends import BOUND_S, Stage
+from aioflow_zmq import ZmqTransport
+
+MakeAddress = Callable[[str], str]
+OpenStage = Callable[[str], AbstractAsyncContextManager[Stage]]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(("trio", {}), id="trio"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """Each event loop that is supported."""
+    return request.param
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path: that of a socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="af") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def free_address(folder: Path) -> MakeAddress:
+    """Make an address of a scheme that nobody uses."""
+    numbers = count()
+    return lambda scheme: f"ipc://{folder}/{next(numbers)}" if scheme == "ipc" else "tcp://127.0.0.1:0"
+
+
+@pytest.fixture
+def open_stage() -> OpenStage:
+    """Open a listener of the ZeroMQ transport with small queues, and close what was joined to it."""
+
+    @asynccontextmanager
+    async def opened(address: str) -> AsyncGenerator[Stage]:
+        with anyio.fail_after(BOUND_S):
+            async with anyio.create_task_group() as tasks:
+                stage = Stage(ZmqTransport(messages_max=4), tasks)
+                await stage.listen(address)
+                yield stage
+                await stage.aclose()
+
+    return opened

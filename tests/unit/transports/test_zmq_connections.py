@@ -1,0 +1,167 @@
+"""Connections: limits, foreign peers, cancels, and what is left in the process."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+import zmq
+
+from aioflow.errors import ConnectionLost, LocalProtocolError
+from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage
+from aioflow_zmq import ZmqTransport
+from aioflow_zmq._frames import take
+from aioflow_zmq._limits import FRAMES_MAX
+from aioflow_zmq._socket import pending
+
+if TYPE_CHECKING:
+    from tests.unit.transports.conftest import MakeAddress, OpenStage
+
+pytestmark = pytest.mark.anyio
+
+both_schemes = pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+
+
+class _Huge(bytes):
+    """Bytes that claim a size beyond the limit."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+
+async def test_a_message_beyond_a_limit_is_refused_before_it_is_sent(
+    free_address: MakeAddress, open_stage: OpenStage
+) -> None:
+    """The sender learns of it at once, and the connection stays."""
+    async with open_stage(free_address("ipc")) as stage:
+        near, far = await stage.join()
+        for inbox in (near, far):
+            for frames in ([], [b""] * (FRAMES_MAX + 1), [_Huge(b"x")]):
+                with pytest.raises(LocalProtocolError):
+                    inbox.send(frames)
+        near.send([b"x"] * FRAMES_MAX)
+        far.send([b""] * FRAMES_MAX)
+        await far.wait_messages(2)
+        await near.wait_messages(1)
+        assert [len(near.messages[0]), len(far.messages[1])] == [FRAMES_MAX, FRAMES_MAX]
+
+
+@both_schemes
+@pytest.mark.parametrize(
+    "message",
+    [[b"x"] * (FRAMES_MAX + 1), [b""] * (FRAMES_MAX + 3), [b"x"] * 50_000, [b""], [b"", b"?"], [b"", b"M"]],
+    ids=["1025", "1027-escaped", "50000", "empty", "unknown-word", "no-message"],
+)
+async def test_a_peer_that_breaks_the_rules_is_cut_off(
+    scheme: str, message: list[bytes], free_address: MakeAddress, open_stage: OpenStage
+) -> None:
+    """Its message is dropped, its connection ended from this side, and the others stay."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as raw, context.socket(zmq.PAIR) as events:
+        raw.linger = 0
+        raw.monitor("inproc://events", zmq.EVENT_DISCONNECTED)
+        events.connect("inproc://events")
+        async with open_stage(free_address(scheme)) as stage:
+            raw.connect(stage.address)
+            raw.send(b"hello")
+            inbox = await stage.accepted()
+            await inbox.wait_messages(1)
+            raw.send_multipart(message)
+            await inbox.wait_lost()
+            while not pending(events) & zmq.POLLIN:
+                await anyio.wait_readable(events.fileno())
+            assert inbox.messages == [(b"hello",)]
+            assert [type(error) for error in inbox.losses] == [ConnectionLost]
+            await stage.join()
+
+
+async def test_many_connections_come_and_go_on_the_same_descriptors(
+    free_address: MakeAddress, open_stage: OpenStage
+) -> None:
+    """A descriptor that is used again does not carry its last user's loss to the next, and hides none."""
+    async with open_stage(free_address("ipc")) as stage:
+        for _ in range(30):
+            near, far = await stage.join()
+            silent = await stage.transport.connect(stage.address, Inbox(), stage.tasks)
+            await silent.aclose()
+            near_2, far_2 = await stage.join()
+            await near.connection.aclose()
+            await far.wait_lost()
+            far_2.send([b"still there"])
+            await near_2.wait_messages(1)
+            assert not far_2.losses
+            await near_2.connection.aclose()
+            await far_2.wait_lost()
+
+
+async def test_frames_outlive_their_message() -> None:
+    """A large frame is handed over in place and read-only, a small one as a copy."""
+    view = take(zmq.Frame(bytes(range(256)) * 64))
+    gc.collect()
+    assert isinstance(view, memoryview)
+    assert view.readonly
+    assert bytes(view) == bytes(range(256)) * 64
+    assert isinstance(take(zmq.Frame(bytes(8191))), bytes)
+
+
+async def test_a_cancelled_task_group_closes_everything(free_address: MakeAddress) -> None:
+    """Without a call of `aclose`, the files go with the tasks, and a later `aclose` returns at once."""
+    address = free_address("ipc")
+    with anyio.fail_after(BOUND_S):
+        async with anyio.create_task_group() as tasks:
+            stage = Stage(ZmqTransport(), tasks)
+            await stage.listen(address)
+            near, far = await stage.join()
+            tasks.cancel_scope.cancel()
+        assert not list(Path(address.removeprefix("ipc://")).parent.iterdir())
+        for inbox in (near, far):
+            inbox.send([b"to nobody"])
+            await inbox.connection.aclose()
+        await stage.listener.aclose()
+        assert not near.losses
+        assert not far.losses
+
+
+async def test_a_cancelled_close_still_closes(free_address: MakeAddress) -> None:
+    """The bound of a close may be cut short; the sockets are closed all the same."""
+    with anyio.fail_after(BOUND_S):
+        async with anyio.create_task_group() as tasks:
+            stage = Stage(ZmqTransport(), tasks)
+            await stage.listen(free_address("ipc"))
+            near, _ = await stage.join()
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await near.connection.aclose()
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await stage.listener.aclose()
+        # the task group has ended: no task of either is left
+
+
+@both_schemes
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_nothing_is_left_in_the_process(scheme: str, free_address: MakeAddress, open_stage: OpenStage) -> None:
+    """After the last close there is no thread and no descriptor more than before."""
+
+    def held() -> tuple[int, int, int]:
+        gc.collect()
+        fds, tasks = Path("/proc/self/fd"), Path("/proc/self/task")
+        return len(list(fds.iterdir())), len(list(tasks.iterdir())), threading.active_count()
+
+    await anyio.lowlevel.checkpoint()
+    before = held()
+    for _ in range(3):
+        async with open_stage(free_address(scheme)) as stage:
+            near, far = await stage.join()
+            near.send([bytes(10_000_000)])  # large enough that pyzmq starts a thread for it
+            far.send([bytes(10_000_000)])
+            await near.wait_messages(1)
+            await far.wait_messages(2)
+            await near.connection.aclose()
+        assert held() == before

@@ -1,0 +1,55 @@
+"""Another process for the tests of the ZeroMQ transport: `zmq_peer.py ROLE ADDRESS`. It ends when it is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import anyio
+
+from aioflow.errors import ConnectFailed
+from aioflow.testing._transport_ends import Inbox, Stage, echo
+from aioflow_zmq import ZmqTransport
+
+# Sent before the kill: it has reached the kernel once the answer to a later message is there.
+MESSAGES = 500
+
+
+async def serve(address: str) -> None:
+    """Answer each message with itself."""
+    async with anyio.create_task_group() as tasks:
+        stage = Stage(ZmqTransport(), tasks)
+        stage.on_message = echo
+        await stage.listen(address)
+        print(stage.address, flush=True)  # noqa: T201 - the tests read it
+
+
+async def talk(address: str) -> None:
+    """Connect and send."""
+    async with anyio.create_task_group() as tasks:
+        inbox = Inbox()
+        connection = await ZmqTransport().connect(address, inbox, tasks)
+        for i in range(MESSAGES):
+            connection.send([b"%d" % i])
+        await anyio.sleep_forever()
+
+
+async def fork(address: str) -> None:
+    """Connect, send, and fork a child that outlives this process; the child's use of the connection is refused."""
+    async with anyio.create_task_group() as tasks:
+        inbox = Inbox()
+        connection = await ZmqTransport().connect(address, inbox, tasks)
+        connection.send([b"hello"])
+        if os.fork() == 0:
+            try:
+                connection.send([b"from the child"])
+            except ConnectFailed as error:
+                print(os.getpid(), "refused" if "forked" in str(error) else error, flush=True)  # noqa: T201
+            while True:
+                signal.pause()
+        await anyio.sleep_forever()
+
+
+if __name__ == "__main__":
+    anyio.run({"serve": serve, "talk": talk, "fork": fork}[sys.argv[1]], sys.argv[2])
