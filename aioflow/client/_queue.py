@@ -18,7 +18,7 @@ from aioflow.errors import SpecMismatch
 from aioflow.names import DeviceName, check_shared_name
 from aioflow.queues import QueueDefinition, QueueStats, Segment
 from aioflow.resources import QueueKey, QueueRef
-from aioflow.runtime import complete, complete_get, complete_put
+from aioflow.runtime import complete, complete_get, complete_put, raise_owed
 from aioflow.specs import to_columns
 
 if TYPE_CHECKING:
@@ -262,9 +262,8 @@ class Queue:
 
     async def _begin(self) -> tuple[Host, QueueRef]:
         """Start a call: the host of the session, and what the queue is found by there."""
-        session = self._bound_session()
-        host = session.host
-        await session.pace.start_call()
+        raise_owed()
+        host = self._bound_session().host
         return host, await self._find(host)
 
     def _bound_session(self) -> Session:
@@ -278,13 +277,8 @@ class Queue:
         return QueueRef(key, self._definition)
 
     async def _put(self, value: Any, *, many: bool) -> None:
-        session = self._bound_session()
-        host = session.host
-        if self._definition is None:
-            await self._find(host)
-        segment = self._convert(value, many=many, private=host.keeps_memory)
-        await session.pace.start_call()
-        await complete_put(host.put(await self._find(host), segment))
+        host, ref = await self._begin()
+        await complete_put(host.put(ref, self._convert(value, many=many, private=host.keeps_memory)))
 
     def _convert(self, value: Any, *, many: bool, private: bool) -> Segment:
         element = self.definition.element

@@ -13,7 +13,7 @@ import anyio
 from aioflow.cluster import RemoteHost, Server
 from aioflow.errors import GraphError, NoSession, SessionClosed, SessionError
 from aioflow.names import normalise_address
-from aioflow.runtime import EmbeddedHost, Pace, SessionConfig, on_asyncio
+from aioflow.runtime import EmbeddedHost, SessionConfig, on_asyncio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,7 +74,6 @@ class Session:
         self._previous: Session | None = None
         self._home: tuple[int, Any] = (0, None)
         self._flushes: set[Callable[[], Awaitable[None]]] = set()
-        self.pace = Pace()
 
     async def open(self) -> Self:
         """Open the session and make it current; waits up to `connect_s` for a server that is still starting.

@@ -9,7 +9,7 @@ import anyio
 
 from aioflow.errors import AioflowError, SpecMismatch
 from aioflow.queues import Segment
-from aioflow.runtime import Background, complete_put
+from aioflow.runtime import Background, complete_put, give_turn, raise_owed
 from aioflow.specs import join_columns
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ class Writer:
     async def __aenter__(self) -> Self:
         """Attach to the queue."""
         session: Session = self._queue._bound_session()  # noqa: SLF001 - one package
-        self._session = session
         self._host, self._ref = await self._queue._begin()  # noqa: SLF001
         self._background = Background(self._keep)
         group = await self._background.start()
@@ -79,8 +78,9 @@ class Writer:
             SpecMismatch: The value does not fit; nothing was buffered.
             QueueClosed: An earlier group found the queue closed; its elements were not accepted.
         """
+        raise_owed()
         segment = self._queue._convert(element, many=False, private=True)  # noqa: SLF001
-        await self._session.pace.start_call()
+        await give_turn()
         if len(self._calls) >= GROUPS_MAX:
             await self._await_calls(GROUPS_MAX - 1)
         self._raise_kept()

@@ -5,7 +5,7 @@ in this process, and `aioflow.cluster` has the one behind a connection.
 """
 
 from aioflow.runtime._background import Background
-from aioflow.runtime._cancellation import Pace
+from aioflow.runtime._cancellation import give_turn, raise_owed
 from aioflow.runtime._config import GPUOptions, SessionConfig
 from aioflow.runtime._embedded import EmbeddedHost
 from aioflow.runtime._host import Call, Host, Request, Withdrawn, complete, complete_get, complete_put
@@ -18,7 +18,6 @@ __all__ = [
     "EmbeddedHost",
     "GPUOptions",
     "Host",
-    "Pace",
     "Request",
     "SessionConfig",
     "Timer",
@@ -27,5 +26,7 @@ __all__ = [
     "complete",
     "complete_get",
     "complete_put",
+    "give_turn",
     "on_asyncio",
+    "raise_owed",
 ]

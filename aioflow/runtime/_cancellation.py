@@ -8,6 +8,7 @@ under anyio's scopes, the next checkpoint raises it anyway.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -19,7 +20,7 @@ from aioflow.runtime._waiter import on_asyncio
 if TYPE_CHECKING:
     from aioflow.runtime._waiter import Waiter
 
-__all__ = ["Pace", "await_outcome", "owe_cancellation"]
+__all__ = ["await_outcome", "give_turn", "owe_cancellation", "raise_owed"]
 
 # A call that need not wait gives other tasks a turn this often: long against a loop turn (3 µs), short for a person.
 YIELD_EVERY_S = 100e-6
@@ -27,6 +28,7 @@ YIELD_EVERY_S = 100e-6
 # How long a cancelled put may wait for the answer to its withdrawal before the cancellation goes on.
 WITHDRAWAL_S = 1.0
 
+_turns = threading.local()
 _owed: WeakSet[asyncio.Task[Any]] = WeakSet()
 
 
@@ -38,22 +40,21 @@ def owe_cancellation() -> None:
             _owed.add(task)
 
 
-class Pace:
-    """Gives other tasks a turn now and then, between calls that complete at once."""
+async def give_turn() -> None:
+    """Give other tasks of this event loop a turn, if it is time.
 
-    __slots__ = ("_next",)
+    Called after an operation was issued, as a part of its wait: calls take effect in the order in which they were made.
+    """
+    now = time.monotonic()
+    if now >= getattr(_turns, "next", 0.0):
+        await anyio.lowlevel.checkpoint()
+        _turns.next = time.monotonic() + YIELD_EVERY_S
 
-    def __init__(self) -> None:
-        self._next = 0.0
 
-    async def start_call(self) -> None:
-        """Begin a call, before it has any effect: raise an owed cancellation, and yield if it is time."""
-        if _owed:
-            _raise_owed()
-        now = time.monotonic()
-        if now >= self._next:
-            await anyio.lowlevel.checkpoint()
-            self._next = time.monotonic() + YIELD_EVERY_S
+def raise_owed() -> None:
+    """Begin a call: raise a cancellation that the task's last call owes."""
+    if _owed:
+        _raise_owed()
 
 
 def _raise_owed() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from aioflow.errors import AioflowError
-from aioflow.runtime._cancellation import await_outcome, owe_cancellation
+from aioflow.runtime._cancellation import await_outcome, give_turn, owe_cancellation
 from aioflow.runtime._waiter import Waiter
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ async def complete_get(call: Call) -> tuple[Column, ...]:
     """Wait for rows and acknowledge them; however else this ends, they go back."""
     try:
         await call.waiter.wait()
+        await give_turn()
         columns = call.columns()
     except BaseException:
         call.withdraw()
@@ -162,6 +163,7 @@ async def complete_put(call: Call) -> None:
     """
     try:
         await call.waiter.wait()
+        await give_turn()
     except anyio.get_cancelled_exc_class() as cancelled:
         call.withdraw()
         if not await await_outcome(call.waiter):
@@ -181,9 +183,11 @@ async def complete_put(call: Call) -> None:
 async def complete(call: Call) -> Any:
     """Wait for an answer that takes and changes nothing which a cancellation could lose."""
     try:
-        return await call.waiter.wait()
+        answer = await call.waiter.wait()
+        await give_turn()
     except BaseException:
         call.withdraw()
         raise
+    return answer
 
 
