@@ -18,7 +18,7 @@ from aioflow.errors import SpecMismatch
 from aioflow.names import DeviceName, check_shared_name
 from aioflow.queues import QueueDefinition, QueueStats, Segment
 from aioflow.resources import QueueKey, QueueRef
-from aioflow.runtime import complete, complete_get, complete_put, raise_owed
+from aioflow.runtime import begin_call, complete, complete_get, complete_put
 from aioflow.specs import to_columns
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class Queue:
 
     async def _begin(self) -> tuple[Host, QueueRef]:
         """Start a call: the host of the session, and what the queue is found by there."""
-        raise_owed()
+        await begin_call()
         host = self._bound_session().host
         return host, await self._find(host)
 

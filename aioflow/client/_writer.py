@@ -9,7 +9,7 @@ import anyio
 
 from aioflow.errors import AioflowError, SpecMismatch
 from aioflow.queues import Segment
-from aioflow.runtime import Background, complete_put, give_turn, raise_owed
+from aioflow.runtime import Background, begin_call, complete_put, give_turn
 from aioflow.specs import join_columns
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Writer:
             SpecMismatch: The value does not fit; nothing was buffered.
             QueueClosed: An earlier group found the queue closed; its elements were not accepted.
         """
-        raise_owed()
+        await begin_call()
         segment = self._queue._convert(element, many=False, private=True)  # noqa: SLF001
         await give_turn()
         if len(self._calls) >= GROUPS_MAX:

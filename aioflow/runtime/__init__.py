@@ -5,7 +5,7 @@ in this process, and `aioflow.cluster` has the one behind a connection.
 """
 
 from aioflow.runtime._background import Background
-from aioflow.runtime._cancellation import give_turn, raise_owed
+from aioflow.runtime._cancellation import begin_call, give_turn
 from aioflow.runtime._config import GPUOptions, SessionConfig
 from aioflow.runtime._embedded import EmbeddedHost
 from aioflow.runtime._host import Call, Host, Request, Withdrawn, complete, complete_get, complete_put
@@ -23,10 +23,10 @@ __all__ = [
     "Timer",
     "Waiter",
     "Withdrawn",
+    "begin_call",
     "complete",
     "complete_get",
     "complete_put",
     "give_turn",
     "on_asyncio",
-    "raise_owed",
 ]

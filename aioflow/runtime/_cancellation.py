@@ -1,8 +1,8 @@
 """What a call owes to a cancellation that came in the moment of its success.
 
 A put that was accepted just before its task was cancelled returns normally, since it did happen. On asyncio the
-cancellation would then be forgotten; the task's next call raises it, if `Task.cancelling()` still says so. On trio, and
-under anyio's scopes, the next checkpoint raises it anyway.
+cancellation would then be forgotten; the task's next call raises it, if `Task.cancelling()` still says so. On trio the
+cancellation is still there: every call begins by looking for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aioflow.runtime._waiter import on_asyncio
 if TYPE_CHECKING:
     from aioflow.runtime._waiter import Waiter
 
-__all__ = ["await_outcome", "give_turn", "owe_cancellation", "raise_owed"]
+__all__ = ["await_outcome", "begin_call", "give_turn", "owe_cancellation"]
 
 # A call that need not wait gives other tasks a turn this often: long against a loop turn (3 µs), short for a person.
 YIELD_EVERY_S = 100e-6
@@ -51,14 +51,17 @@ async def give_turn() -> None:
         _turns.next = time.monotonic() + YIELD_EVERY_S
 
 
-def raise_owed() -> None:
+async def begin_call() -> None:
     """Begin a call: raise a cancellation that the task's last call owes."""
-    if _owed:
-        _raise_owed()
+    if on_asyncio():
+        if _owed:
+            _raise_owed()
+    else:
+        await anyio.lowlevel.checkpoint_if_cancelled()
 
 
 def _raise_owed() -> None:
-    task = asyncio.current_task() if on_asyncio() else None
+    task = asyncio.current_task()
     if task in _owed:
         _owed.discard(task)
         if task.cancelling():
