@@ -65,11 +65,11 @@ async def frames_arrive_whole_and_in_order(make_transport: MakeTransport, make_a
     chance = random.Random(7)  # noqa: S311 - sizes to test with, no secret
     blobs = {size: chance.randbytes(size) for size in FRAME_SIZES}
     messages: list[list[Frame]] = [[blobs[size]] for size in FRAME_SIZES]
-    messages += [[b"", b""], [b"", b"M"], [b"", b"B"], [b"", b"A"], [b"", b"", b""], [b"head", b""]]
-    messages += [[b"head", *(memoryview(blobs[size]) for size in FRAME_SIZES)]]
-    messages += [[memoryview(bytearray(blobs[size])), b"tail"] for size in FRAME_SIZES]
-    messages += [[memoryview(bytearray(24)).cast("B", (2, 3, 4)), memoryview(blobs[8192]).cast("q")]]
-    messages += [[bytes([i % 256]) * (i % 5) for i in range(1000)]]
+    messages.extend([[b"", b""], [b"", b"M"], [b"", b"B"], [b"", b"A"], [b"", b"", b""], [b"head", b""]])
+    messages.append([b"head", *(memoryview(blobs[size]) for size in FRAME_SIZES)])
+    messages.extend([memoryview(bytearray(blobs[size])), b"tail"] for size in FRAME_SIZES)
+    messages.append([memoryview(bytearray(24)).cast("B", (2, 3, 4)), memoryview(blobs[8192]).cast("q")])
+    messages.append([bytes([i % 256]) * (i % 5) for i in range(1000)])
     async with _stage(make_transport, make_address) as stage:
         near, far = await stage.join()
         for message in messages:

@@ -18,13 +18,14 @@ MakeAddress = Callable[[str], str]
 OpenStage = Callable[[str], AbstractAsyncContextManager[Stage]]
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("asyncio", {}), id="asyncio"),
-        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-        pytest.param(("trio", {}), id="trio"),
-    ]
-)
+EVENT_LOOPS: dict[str, tuple[str, dict[str, bool]]] = {
+    "asyncio": ("asyncio", {}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+@pytest.fixture(params=list(EVENT_LOOPS.values()), ids=list(EVENT_LOOPS))
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     """Each event loop that is supported."""
     return request.param

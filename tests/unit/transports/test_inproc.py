@@ -19,12 +19,16 @@ async def test_frames_are_handed_over_by_reference_and_writable_ones_copied() ->
     """What the sender can still change does not change at the receiver."""
     arrived: list[Frame] = []
     constant, buffer = bytes(100_000), bytearray(b"before")
+
+    def keep(_: Inbox, frames: list[Frame]) -> None:
+        arrived.extend(frames)
+
     with anyio.fail_after(BOUND_S):
         async with anyio.create_task_group() as tasks:
             stage = Stage(InprocTransport(), tasks)
             await stage.listen("inproc://reference")
             near, far = await stage.join()
-            far.on_message = lambda _, frames: arrived.extend(frames)
+            far.on_message = keep
             near.send([constant, memoryview(constant), memoryview(buffer)])
             buffer[:] = b"after!"
             await far.wait_messages(2)

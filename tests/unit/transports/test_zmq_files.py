@@ -30,6 +30,10 @@ async def _listen_fails(address: str, error: type[Exception], match: str) -> Non
                 await ZmqTransport().listen(address, lambda _: Inbox(), tasks)
 
 
+def _do_nothing(*_: object) -> None:
+    """Stand in for a call that must not be needed."""
+
+
 async def test_only_the_owner_can_use_the_files(folder: Path, open_stage: OpenStage) -> None:
     """Socket and lock have mode 0600, and both are gone after the close."""
     mask = os.umask(0)
@@ -111,7 +115,7 @@ async def test_files_of_a_successor_are_not_removed(folder: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives the file the socket's mode")
 async def test_the_socket_never_has_a_looser_mode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its mode is right from the bind on, with no moment in between and no change of the process's umask."""
-    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    monkeypatch.setattr(Path, "chmod", _do_nothing)
     mask = os.umask(0)
     try:
         file = SocketFile(f"{folder}/x")
