@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import operator
 import os
@@ -73,7 +72,7 @@ class Queue:
 
     def on(self, session: Session) -> Self:
         """Return this queue bound to a session, for use where that session is not current."""
-        bound = copy.copy(self)
+        bound = self._clone()
         bound._session = session
         return bound
 
@@ -82,7 +81,7 @@ class Queue:
 
         Loaders of epoch k+1 may fill theirs while trainers drain k; each closes by its own producers.
         """
-        other = copy.copy(self)
+        other = self._clone()
         other._name = f"{self._name}#{operator.index(k)}"
         return other
 
@@ -309,6 +308,11 @@ class Queue:
                     f"{count} elements can never be in a capacity of {definition.capacity}"
                 )
             definition.check_reserve(count, f"queue {self._name!r}: a batch of {count}")
+
+    def _clone(self) -> Self:
+        clone = object.__new__(type(self))
+        clone.__dict__.update(self.__dict__)
+        return clone
 
     def __getstate__(self) -> dict[str, Any]:
         """Refuse to pickle what another process could not find."""

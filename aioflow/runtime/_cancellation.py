@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import anyio.lowlevel
 
@@ -29,15 +29,16 @@ YIELD_EVERY_S = 100e-6
 WITHDRAWAL_S = 1.0
 
 _turns = threading.local()
-_owed: WeakSet[asyncio.Task[Any]] = WeakSet()
+# Task to the arguments of the cancellation: anyio knows its own by them.
+_owed: WeakKeyDictionary[asyncio.Task[Any], tuple[Any, ...]] = WeakKeyDictionary()
 
 
-def owe_cancellation() -> None:
+def owe_cancellation(cancelled: BaseException) -> None:
     """Remember that the current task's cancellation was overtaken by success."""
     if on_asyncio():
         task = asyncio.current_task()
         if task is not None:
-            _owed.add(task)
+            _owed[task] = cancelled.args
 
 
 async def give_turn() -> None:
@@ -62,10 +63,9 @@ async def begin_call() -> None:
 
 def _raise_owed() -> None:
     task = asyncio.current_task()
-    if task in _owed:
-        _owed.discard(task)
-        if task.cancelling():
-            raise asyncio.CancelledError
+    arguments = _owed.pop(task, None) if task is not None else None
+    if arguments is not None and task is not None and task.cancelling():
+        raise asyncio.CancelledError(*arguments)
 
 
 async def await_outcome(waiter: Waiter[Any]) -> bool:

@@ -173,11 +173,13 @@ async def complete_put(call: Call) -> None:
             await call.waiter.wait()
         except Withdrawn as withdrawn:
             if withdrawn.rows:
-                cancelled.add_note(f"aioflow: {withdrawn.rows} rows of the cancelled put are in the queue and stay in")
+                cancelled.add_note(f"aioflow: {withdrawn.rows} rows are in the queue and stay in")
             raise cancelled from None
-        except AioflowError:
+        except AioflowError as error:
+            for note in getattr(error, "__notes__", ()):
+                cancelled.add_note(f"aioflow: {note}")
             raise cancelled from None
-        owe_cancellation()
+        owe_cancellation(cancelled)
 
 
 async def complete(call: Call) -> Any:
