@@ -50,14 +50,9 @@ class FIFOQueue(Queue):
         delivery: str = "at_most_once",
         durable: bool = False,
     ) -> None:
+        element = _element("FIFOQueue", dtypes, shapes, names)
         _check_delivery(delivery, durable=durable)
-        definition = QueueDefinition(
-            "FIFOQueue",
-            _element("FIFOQueue", dtypes, shapes, names),
-            capacity,
-            capacity_bytes=capacity_bytes,
-            producers=producers,
-        )
+        definition = QueueDefinition("FIFOQueue", element, capacity, capacity_bytes, producers=producers)
         super().__init__(definition, shared_name, device)
 
 
@@ -99,15 +94,10 @@ class RandomShuffleQueue(Queue):
         delivery: str = "at_most_once",
         durable: bool = False,
     ) -> None:
+        element = _element("RandomShuffleQueue", dtypes, shapes, names)
         _check_delivery(delivery, durable=durable)
         definition = QueueDefinition(
-            "RandomShuffleQueue",
-            _element("RandomShuffleQueue", dtypes, shapes, names),
-            capacity,
-            capacity_bytes=capacity_bytes,
-            min_after_dequeue=min_after_dequeue,
-            seed=seed,
-            producers=producers,
+            "RandomShuffleQueue", element, capacity, capacity_bytes, min_after_dequeue, seed, producers
         )
         super().__init__(definition, shared_name, device)
 
@@ -146,14 +136,9 @@ class PaddingFIFOQueue(Queue):
         delivery: str = "at_most_once",
         durable: bool = False,
     ) -> None:
+        element = _element("PaddingFIFOQueue", dtypes, shapes, names)
         _check_delivery(delivery, durable=durable)
-        definition = QueueDefinition(
-            "PaddingFIFOQueue",
-            _element("PaddingFIFOQueue", dtypes, shapes, names),
-            capacity,
-            capacity_bytes=capacity_bytes,
-            producers=producers,
-        )
+        definition = QueueDefinition("PaddingFIFOQueue", element, capacity, capacity_bytes, producers=producers)
         super().__init__(definition, shared_name, device)
 
 
@@ -194,14 +179,9 @@ class PriorityQueue(Queue):
         delivery: str = "at_most_once",
         durable: bool = False,
     ) -> None:
+        element = _element("PriorityQueue", dtypes, shapes, names)
         _check_delivery(delivery, durable=durable)
-        definition = QueueDefinition(
-            "PriorityQueue",
-            _element("PriorityQueue", dtypes, shapes, names),
-            capacity,
-            capacity_bytes=capacity_bytes,
-            producers=producers,
-        )
+        definition = QueueDefinition("PriorityQueue", element, capacity, capacity_bytes, producers=producers)
         super().__init__(definition, shared_name, device)
 
 
