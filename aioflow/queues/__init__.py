@@ -6,7 +6,8 @@ columns of them, `_definition` says what two processes must agree on.
 
 from aioflow.queues._batch import gather
 from aioflow.queues._definition import CAPACITY_BYTES_DEFAULT, UNBOUNDED, Kind, QueueDefinition
-from aioflow.queues._machine import Completed, Effect, Failed, QueueMachine, QueueStats, Recall, Ticket
+from aioflow.queues._effects import Completed, Effect, Failed, QueueStats, Recall, Ticket
+from aioflow.queues._machine import QueueMachine
 from aioflow.queues._segments import Part, Rows, Segment
 
 __all__ = [

@@ -63,7 +63,8 @@ class QueueDefinition:
             raise SpecMismatch(f"producers is {self.producers}; expected at least 1, or None")
         if self.min_after_dequeue < 0 or 0 < self.capacity <= self.min_after_dequeue:
             raise SpecMismatch(
-                f"min_after_dequeue is {self.min_after_dequeue}; expected 0 to capacity - 1, and capacity is {self.capacity}"
+                f"min_after_dequeue is {self.min_after_dequeue}; "
+                f"expected 0 to capacity - 1, and capacity is {self.capacity}"
             )
         self.check_reserve(self.min_after_dequeue + 1, f"min_after_dequeue={self.min_after_dequeue}")
 
@@ -85,6 +86,21 @@ class QueueDefinition:
                 f"but capacity_bytes is {self.bytes_max}; raise capacity_bytes"
             )
 
+    def check_batch(self, count: int, queue: str) -> None:
+        """Refuse a get that can never be served: a PriorityQueue takes a batch all at once.
+
+        Raises:
+            SpecMismatch: It can never hold that many, in elements or in bytes.
+        """
+        if self.kind != "PriorityQueue":
+            return
+        if self.capacity != UNBOUNDED and count > self.capacity:
+            raise SpecMismatch(
+                f"{queue} is a PriorityQueue, which takes a batch all at once: "
+                f"{count} elements can never be in a capacity of {self.capacity}"
+            )
+        self.check_reserve(count, f"{queue}: a batch of {count}")
+
     def differences(self, other: QueueDefinition) -> list[str]:
         """Compare a later definition with this one; what the later one leaves out matches (component names too).
 
@@ -98,7 +114,9 @@ class QueueDefinition:
             yield f"kind: the queue is a {self.kind}, the definition a {other.kind}"
         if other.capacity != self.capacity:
             yield f"capacity: the queue has {self.capacity}, the definition {other.capacity}"
-        for name in ("capacity_bytes", "seed", "producers"):
+        if other.capacity_bytes is not None and other.bytes_max != self.bytes_max:
+            yield f"capacity_bytes: the queue has {self.bytes_max}, the definition {other.bytes_max}"
+        for name in ("seed", "producers"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if theirs is not None and theirs != mine:
                 yield f"{name}: the queue has {mine}, the definition {theirs}"
@@ -122,7 +140,7 @@ def _integer(name: str, value: Any) -> int | None:
     if value is None and name in {"capacity_bytes", "seed", "producers"}:
         return None
     try:
-        return operator.index(value)
+        return operator.index(value)  # pyright: ignore[reportArgumentType] - that is what is found out
     except TypeError as error:
         raise SpecMismatch(f"{name} must be an integer, got {value!r}") from error
 

@@ -3,7 +3,7 @@
 Rules, which every property test checks after every event:
 
 1. Conservation: accepted = taken + held + dropped by a delete; nothing is lost or doubled by a cancel or a restore.
-2. Puts (closes among them) are served in the order in which they came, and so are gets; the head blocks those behind it.
+2. Puts (closes among them) are served in the order in which they came, and so are gets; the head blocks the others.
 3. No put raises the size above the capacity, in elements or in bytes; a restore may, and puts wait until it has shrunk.
 4. RandomShuffleQueue: while open, no get takes the last `min_after_dequeue` elements.
 5. A refused event changes nothing. A close wakes everyone whom it concerns.
@@ -11,9 +11,9 @@ Rules, which every property test checks after every event:
 
 Theory of operation (TensorFlow's QueueBase, seen from outside): every operation is appended to its list, also one that
 could be served at once; then the lists are flushed in turn until neither makes progress. An `enqueue_many` and a
-`dequeue_many` move as many rows as fit and stay at the head with their progress. What a completed get took is kept until
-it is acknowledged or restored. A request ahead is no get: it is served while no get waits, what it holds counts as in
-the queue until it is acknowledged, and it is recalled when a get waits.
+`dequeue_many` move as many rows as fit and stay at the head with their progress. What a completed get took is kept
+until it is acknowledged or restored. A request ahead is no get: it is served while no get waits, what it holds counts
+as in the queue until it is acknowledged, and it is recalled when a get waits.
 """
 
 from __future__ import annotations
@@ -21,85 +21,22 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any
 
 from aioflow.errors import AioflowError, EndOfQueue, OperationCancelled, QueueClosed, QueueError
 from aioflow.queues._definition import UNBOUNDED, QueueDefinition
-from aioflow.queues._order import FifoOrder, Order, PriorityOrder, ShuffleOrder
+from aioflow.queues._deliveries import Deliveries
+from aioflow.queues._effects import Completed, Effect, Failed, QueueStats, Recall, Ticket
+from aioflow.queues._order import make_order
 from aioflow.queues._segments import Rows, Segment
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-__all__ = ["Completed", "Effect", "Failed", "QueueMachine", "QueueStats", "Recall", "Ticket"]
+__all__ = ["QueueMachine"]
 
-Ticket = NewType("Ticket", int)
-
-# What one waiting get may pile up outside of the capacity: a few elements of the largest size that is planned for (1 GB).
+# What one waiting get may pile up outside of the capacity: a few elements of the largest size planned for, 1 GB.
 RESULT_BYTES_MAX = 4 * 1000**3
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """An operation is done; a get has its rows and owes an acknowledgement or a restore."""
-
-    ticket: Ticket
-    rows: Rows | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An operation ended with an error."""
-
-    ticket: Ticket
-    error: AioflowError
-
-
-@dataclass(frozen=True, slots=True)
-class Recall:
-    """What this request ahead holds is wanted by a get: acknowledge it if it was handed over, else restore it."""
-
-    ticket: Ticket
-
-
-Effect = Completed | Failed | Recall
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStats:
-    """A snapshot of a queue.
-
-    Attributes:
-        name: The shared name, or a name of its own for a private queue.
-        kind: The public class.
-        capacity: In elements; -1 is unbounded.
-        capacity_bytes: In bytes of payload.
-        size: Elements in the queue, those sent ahead included.
-        size_bytes: Their payload bytes.
-        ahead: Elements that were sent ahead to consumers and not handed over yet.
-        unacknowledged: Elements that gets received and have not acknowledged yet.
-        is_closed: Whether nothing more is accepted.
-        puts_waiting: Enqueues and closes that wait.
-        gets_waiting: Dequeues that wait: consumers are faster than producers.
-        enqueued: Elements accepted so far.
-        dequeued: Elements handed over so far.
-        producers: Names that are registered now.
-    """
-
-    name: str
-    kind: str
-    capacity: int
-    capacity_bytes: int
-    size: int
-    size_bytes: int
-    ahead: int
-    unacknowledged: int
-    is_closed: bool
-    puts_waiting: int
-    gets_waiting: int
-    enqueued: int
-    dequeued: int
-    producers: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -121,14 +58,6 @@ class _Get:
     taken: Rows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Delivery:
-    """What a completed get took; `ahead` while it counts as in the queue."""
-
-    rows: Rows
-    ahead: bool
-
-
 class QueueMachine:
     """One queue. Every operation returns a ticket; `take_effects` says what became of it and of others."""
 
@@ -136,7 +65,7 @@ class QueueMachine:
         self.definition = definition
         self.name = name
         self.lost_producers: tuple[Any, ...] = ()
-        self._order = _make_order(definition, rng)
+        self._order = make_order(definition.kind, rng)
         self._atomic = definition.kind == "PriorityQueue"
         self._closed = False
         self._size_bytes = 0
@@ -146,17 +75,14 @@ class QueueMachine:
         self._puts: OrderedDict[Ticket, _Put] = OrderedDict()
         self._gets: OrderedDict[Ticket, _Get] = OrderedDict()
         self._asks: OrderedDict[Ticket, _Get] = OrderedDict()
-        self._delivered: OrderedDict[Ticket, _Delivery] = OrderedDict()
-        self._recalled: set[Ticket] = set()
-        self._ahead = 0
-        self._ahead_bytes = 0
+        self._delivered = Deliveries()
         self._effects: list[Effect] = []
 
     # What can be asked without waiting
 
     def __len__(self) -> int:
         """The size: elements in the queue, those sent ahead included; not what a waiting get has taken."""
-        return len(self._order) + self._ahead
+        return len(self._order) + self._delivered.ahead
 
     @property
     def is_closed(self) -> bool:
@@ -174,7 +100,6 @@ class QueueMachine:
 
     def stats(self) -> QueueStats:
         """Return a snapshot."""
-        delivered = sum(delivery.rows.count for delivery in self._delivered.values())
         return QueueStats(
             name=self.name,
             kind=self.definition.kind,
@@ -182,8 +107,8 @@ class QueueMachine:
             capacity_bytes=self.definition.bytes_max,
             size=len(self),
             size_bytes=self._held_bytes,
-            ahead=self._ahead,
-            unacknowledged=delivered - self._ahead,
+            ahead=self._delivered.ahead,
+            unacknowledged=self._delivered.count - self._delivered.ahead,
             is_closed=self._closed,
             puts_waiting=len(self._puts),
             gets_waiting=len(self._gets),
@@ -203,7 +128,12 @@ class QueueMachine:
     # Events
 
     def enqueue(self, segment: Segment) -> Ticket:
-        """Put the rows of a segment; no rows succeed at once, also on a closed queue."""
+        """Put the rows of a segment; no rows succeed at once, also on a closed queue.
+
+        Raises:
+            SpecMismatch: Their shape does not fit: the definition of a put may be looser than the queue's.
+        """
+        self.definition.element.check_rows(column.shape[1:] for column in segment.columns)
         ticket = self.issue_ticket()
         if segment.rows:
             self._puts[ticket] = _Put(ticket, segment)
@@ -218,7 +148,7 @@ class QueueMachine:
         Raises:
             SpecMismatch: A PriorityQueue can never hold that many at once.
         """
-        self._check_count(count)
+        self.definition.check_batch(count, str(self))
         ticket = self.issue_ticket()
         if count:
             self._gets[ticket] = _Get(ticket, count, up_to, Rows())
@@ -229,7 +159,7 @@ class QueueMachine:
 
     def ask(self, count: int) -> Ticket:
         """Request `count` rows ahead; `promote` makes it a get (of up to `count`)."""
-        self._check_count(count)
+        self.definition.check_batch(count, str(self))
         ticket = self.issue_ticket()
         self._asks[ticket] = _Get(ticket, count, up_to=True, taken=Rows())
         self._serve_asks()
@@ -274,15 +204,16 @@ class QueueMachine:
 
     def acknowledge(self, ticket: Ticket) -> None:
         """Forget what a completed get took: it was handed over."""
-        delivery = self._end_delivery(ticket)
+        delivery = self._delivered.end(ticket)
         if delivery is not None:
             self._dequeued += delivery.rows.count
-            if delivery.ahead or self._closed:
+            # It makes room only where it was ahead; but who waited for it to come back has to learn that it does not.
+            if delivery.ahead or self._closed or self._puts:
                 self._flush()
 
     def restore(self, ticket: Ticket) -> None:
         """Put back what a completed get took and was not handed over, into its old place."""
-        delivery = self._end_delivery(ticket)
+        delivery = self._delivered.end(ticket)
         if delivery is not None:
             # A waiting get holds younger elements; it takes again, so that its batch is in order.
             for get in itertools.islice(self._gets.values(), 1):
@@ -298,7 +229,7 @@ class QueueMachine:
         for waiting in (self._puts, self._gets, self._asks, self._delivered):
             waiting.clear()
         self._order.pop(len(self._order))
-        self._size_bytes = self._ahead = self._ahead_bytes = 0
+        self._size_bytes = 0
 
     # The flush
 
@@ -362,7 +293,7 @@ class QueueMachine:
     def _take(self, get: _Get) -> bool:
         """Let a get take what is there for it; say whether it took any."""
         count = min(get.count - get.taken.count, self._available())
-        if count < 1 or (self._atomic and not self._closed and count < get.count):
+        if count < 1 or (self._atomic and count < get.count and not (self._closed and get.up_to)):
             return False
         rows = self._order.pop(count)
         self._size_bytes -= rows.nbytes
@@ -420,54 +351,33 @@ class QueueMachine:
             del self._asks[get.ticket]
             rows = self._order.pop(get.count)
             self._size_bytes -= rows.nbytes
-            self._ahead += rows.count
-            self._ahead_bytes += rows.nbytes
             self._complete_get(get.ticket, rows, ahead=True)
 
     def _recall(self) -> None:
-        """Ask for as much of what was sent ahead, the latest first, as the head get misses."""
-        if not self._ahead or not self._gets:
-            return
-        get = next(iter(self._gets.values()))
-        missing = get.count - get.taken.count - max(self._available(), 0)
-        for ticket, delivery in reversed(self._delivered.items()):
-            if missing < 1:
-                return
-            if delivery.ahead:
-                missing -= delivery.rows.count
-                if ticket not in self._recalled:
-                    self._recalled.add(ticket)
-                    self._effects.append(Recall(ticket))
+        """Ask for as much of what was sent ahead as the head get misses."""
+        if self._delivered.ahead and self._gets:
+            get = next(iter(self._gets.values()))
+            missing = get.count - get.taken.count - self._available()
+            self._effects.extend(map(Recall, self._delivered.recall(missing)))
 
     # Small moves
 
     @property
     def _held_bytes(self) -> int:
-        return self._size_bytes + self._ahead_bytes
+        return self._size_bytes + self._delivered.ahead_bytes
 
     def _available(self) -> int:
         """How many elements a get may take now."""
         return len(self._order) - (0 if self._closed else self.definition.min_after_dequeue)
 
     def _holds_partial(self) -> bool:
-        return any(get.taken.count for get in itertools.islice(self._gets.values(), 1))
-
-    def _check_count(self, count: int) -> None:
-        if self._atomic:
-            self.definition.check_reserve(count, f"a dequeue of {count}")
+        get = next(iter(self._gets.values()), None)
+        return get is not None and get.taken.count > 0
 
     def _complete_get(self, ticket: Ticket, rows: Rows, *, ahead: bool) -> None:
         if rows.count:
-            self._delivered[ticket] = _Delivery(rows, ahead)
+            self._delivered.add(ticket, rows, ahead=ahead)
         self._effects.append(Completed(ticket, rows))
-
-    def _end_delivery(self, ticket: Ticket) -> _Delivery | None:
-        delivery = self._delivered.pop(ticket, None)
-        self._recalled.discard(ticket)
-        if delivery is not None and delivery.ahead:
-            self._ahead -= delivery.rows.count
-            self._ahead_bytes -= delivery.rows.nbytes
-        return delivery
 
     def _return_partial(self, get: _Get) -> None:
         self._put_back(get.taken)
@@ -484,11 +394,3 @@ class QueueMachine:
 
     def __str__(self) -> str:
         return f"queue {self.name!r}"
-
-
-def _make_order(definition: QueueDefinition, rng: Generator) -> Order:
-    if definition.kind == "RandomShuffleQueue":
-        return ShuffleOrder(rng)
-    if definition.kind == "PriorityQueue":
-        return PriorityOrder()
-    return FifoOrder()

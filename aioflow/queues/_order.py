@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -16,9 +16,12 @@ from aioflow.queues._segments import Rows, Segment
 if TYPE_CHECKING:
     from numpy.random import Generator
 
+    from aioflow.queues._definition import Kind
     from aioflow.specs import Array
 
-__all__ = ["FifoOrder", "Order", "PriorityOrder", "ShuffleOrder"]
+__all__ = ["FifoOrder", "Order", "PriorityOrder", "ShuffleOrder", "make_order"]
+
+_Run: TypeAlias = "tuple[int, Segment, int, int]"  # number of the first row, segment, start, stop; numbers are distinct
 
 
 class Order(Protocol):
@@ -42,10 +45,15 @@ class Order(Protocol):
 
 
 class FifoOrder:
-    """The order of acceptance; costs grow with the number of segments touched, not of rows."""
+    """The order of acceptance; costs grow with the number of segments touched, not of rows.
+
+    What is put back had been taken from the front, so it is older than all that never left: it waits in a heap of its
+    own, and goes out before the rest.
+    """
 
     def __init__(self) -> None:
-        self._runs: deque[tuple[int, Segment, int, int]] = deque()  # number, segment, start, stop; ascending
+        self._runs: deque[_Run] = deque()
+        self._returned: list[_Run] = []
         self._count = 0
 
     def __len__(self) -> int:
@@ -61,24 +69,25 @@ class FifoOrder:
         rows = Rows()
         self._count -= count
         while count:
-            number, segment, start, stop = self._runs.popleft()
+            returned = bool(self._returned)
+            number, segment, start, stop = heapq.heappop(self._returned) if returned else self._runs.popleft()
             if stop - start > count:
-                self._runs.appendleft((number + count, segment, start + count, stop))
+                rest = (number + count, segment, start + count, stop)
+                if returned:
+                    heapq.heappush(self._returned, rest)
+                else:
+                    self._runs.appendleft(rest)
                 stop = start + count
             rows.add(segment, slice(start, stop), number)
             count -= stop - start
         return rows
 
     def put_back(self, rows: Rows) -> None:
-        """Insert each run before the first one with a higher number; those are near the front."""
+        """Return runs to the front, by their numbers."""
         for part in rows.parts:
             assert isinstance(part.index, slice)
             assert isinstance(part.numbers, int)
-            before = []
-            while self._runs and self._runs[0][0] < part.numbers:
-                before.append(self._runs.popleft())
-            self._runs.appendleft((part.numbers, part.segment, part.index.start, part.index.stop))
-            self._runs.extendleft(reversed(before))
+            heapq.heappush(self._returned, (part.numbers, part.segment, part.index.start, part.index.stop))
         self._count += rows.count
 
 
@@ -193,3 +202,10 @@ class PriorityOrder:
             assert isinstance(part.index, slice)
             assert isinstance(part.numbers, int)
             self.push(part.segment, part.index.start, part.index.stop, part.numbers)
+
+
+def make_order(kind: Kind, rng: Generator) -> Order:
+    """Return the order of a kind of queue, empty."""
+    if kind == "RandomShuffleQueue":
+        return ShuffleOrder(rng)
+    return PriorityOrder() if kind == "PriorityQueue" else FifoOrder()

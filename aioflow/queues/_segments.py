@@ -6,7 +6,7 @@ stored (arrays, received frames), and a row is a segment and an index.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +34,12 @@ class Segment:
     columns: tuple[Column, ...]
     row_bytes: int | Array
     priorities: Array | None = None
+    _before: Array = field(init=False, repr=False)  # bytes before each row, and of all; where they vary
+
+    def __post_init__(self) -> None:
+        """Add up the bytes once: a put that moves row by row asks for them at every move."""
+        if not isinstance(self.row_bytes, int):
+            object.__setattr__(self, "_before", np.concatenate(([0], np.cumsum(self.row_bytes))))
 
     @classmethod
     def of(cls, columns: tuple[Column, ...], *, prioritised: bool = False) -> Segment:
@@ -47,13 +53,18 @@ class Segment:
         if isinstance(self.row_bytes, int):
             rows = index.stop - index.start if isinstance(index, slice) else len(index)
             return rows * self.row_bytes
+        if isinstance(index, slice):
+            return int(self._before[index.stop] - self._before[index.start])
         return int(self.row_bytes[index].sum())
 
     def rows_within(self, start: int, stop: int, room: int) -> int:
         """How many rows from `start`, at most to `stop`, have together at most `room` bytes."""
+        if room < 0:  # a restore may have left less than none
+            return 0
         if isinstance(self.row_bytes, int):
             return min(stop - start, room // self.row_bytes) if self.row_bytes else stop - start
-        return int(np.searchsorted(np.cumsum(self.row_bytes[start:stop]), room, side="right"))
+        fits = np.searchsorted(self._before[start : stop + 1], self._before[start] + room, side="right")
+        return int(fits) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

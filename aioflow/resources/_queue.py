@@ -13,6 +13,7 @@ from aioflow.resources._producers import LostProducer, Producers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from aioflow.errors import AioflowError
     from aioflow.queues import Effect, QueueDefinition, QueueStats, Ticket
 
 __all__ = ["QueueResource"]
@@ -78,6 +79,10 @@ class QueueResource:
         self._serve_joins()
         self._close_if_left()
 
+    def is_held(self, name: str, session: str) -> bool:
+        """Whether this session is registered as the producer of this name."""
+        return self._producers.present.get(name) == session
+
     def cancel_join(self, ticket: Ticket) -> bool:
         """Withdraw a registration that still waits for its name."""
         for join in self._joins:
@@ -94,6 +99,12 @@ class QueueResource:
         self._joins = deque(join for join in self._joins if join.session != session)
         for name in [name for name, holder in self._producers.present.items() if holder == session]:
             self.leave(name, LostProducer(name, reason), now)
+
+    def abort(self, error: AioflowError) -> None:
+        """Fail whatever waits, for a name too, and drop what is held: the queue is deleted."""
+        self.machine.abort(error)
+        self._effects += [Failed(join.ticket, error) for join in self._joins]
+        self._joins.clear()
 
     # Time
 

@@ -1,8 +1,8 @@
 """Containers: (container, name) to the queue of that name; who finds which, and when one is removed.
 
-A session is attached to a queue from its first operation on it to the session's end. A closed, drained queue stays for late
-consumers until nobody has been attached for `session_s`, until it is deleted, or until a producer registers, or a put comes from
-a session that is not attached yet, while nobody else is attached: that starts a new queue.
+A session is attached to a queue from its first operation on it to the session's end. A closed, drained queue stays for
+late consumers until nobody has been attached for `session_s`, until it is deleted, or until a producer registers, or a
+put comes from a session that is not attached yet, while nobody else is attached: that starts a new queue.
 """
 
 from __future__ import annotations
@@ -80,14 +80,15 @@ class Resources:
             SpecMismatch: The queue exists and differs; the message names every difference, and nothing has changed.
         """
         queue = self.queues.get(ref.key)
-        if queue is not None and queue.machine.is_drained and not queue.sessions - {session}:
-            if registers or (puts and session not in queue.sessions):
-                queue = None
+        begins = registers or (puts and queue is not None and session not in queue.sessions)
+        if begins and queue is not None and queue.machine.is_drained and not queue.sessions - {session}:
+            queue = None
         if queue is None:
             queue = self._make(ref)
         elif queue.definition is not ref.definition and (differences := queue.definition.differences(ref.definition)):
             raise SpecMismatch(
-                f"{queue.machine} exists and the definition disagrees: " + "; ".join(differences)
+                f"{queue.machine} exists and the definition disagrees: "
+                + "; ".join(differences)
                 + ". Use the same definition everywhere (one module that both sides import), or another shared_name"
             )
         queue.sessions.add(session)
@@ -113,7 +114,7 @@ class Resources:
     def delete(self, key: QueueKey) -> None:
         """Remove a queue: what waits on it fails with `NotFound`, what it holds is dropped."""
         queue = self.queues.pop(key)
-        queue.machine.abort(NotFound(f"{queue.machine} was deleted"))
+        queue.abort(NotFound(f"{queue.machine} was deleted"))
 
     def detach(self, session: str, now: float, reason: str) -> list[QueueResource]:
         """Detach a session from every queue, remove its private ones, and return those that have effects."""

@@ -1,7 +1,7 @@
 """Columns: one component of many rows, stored as one block.
 
-Numbers are a NumPy array with the rows in front. Strings are their lengths and one block of UTF-8 or raw bytes, so that a
-server can hold and pass them on without decoding any.
+Numbers are a NumPy array with the rows in front. Strings are their lengths and one block of UTF-8 or raw bytes, so that
+a server can hold and pass them on without decoding any.
 """
 
 from __future__ import annotations

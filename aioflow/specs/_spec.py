@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioflow.errors import SpecMismatch
 from aioflow.specs._dtypes import STRING_DTYPES, dtype_name, numpy_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["ElementSpec", "Shape", "TensorSpec", "parse_dtypes", "parse_names", "parse_shapes"]
 
@@ -62,6 +65,16 @@ class ElementSpec:
         sizes = [component.nbytes for component in self.components]
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
+
+    def check_rows(self, shapes: Iterable[tuple[int, ...]]) -> None:
+        """Refuse rows of which a component has a shape that does not fit.
+
+        Raises:
+            SpecMismatch: It has; names the component.
+        """
+        for i, (component, shape) in enumerate(zip(self.components, shapes, strict=True)):
+            if not component.admits(shape):
+                raise SpecMismatch(f"{self.label(i)}: got rows of shape {list(shape)}; expected {component}")
 
     def label(self, index: int) -> str:
         """Name a component for a message to people."""

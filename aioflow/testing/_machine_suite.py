@@ -1,9 +1,7 @@
-# ruff: noqa: S101 - a suite asserts
 """What holds of a queue machine after every event, and a pair of a machine and its model that get the same events."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +12,8 @@ from aioflow.specs import STRING_DTYPES, ElementSpec, Strings, numpy_dtype, to_c
 from aioflow.testing._model import ModelElement, ModelOutcome, QueueModel, pad_batch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.random import Generator
 
 __all__ = ["QueuePair", "check_invariants"]

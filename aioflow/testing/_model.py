@@ -6,15 +6,18 @@ Every question is answered by looking through the lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aioflow.errors import EndOfQueue, OperationCancelled, QueueClosed, QueueError
 from aioflow.queues import CAPACITY_BYTES_DEFAULT, Kind
-from aioflow.specs import Array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioflow.specs import Array
 
 __all__ = ["ModelElement", "ModelOutcome", "QueueModel", "pad_batch"]
 
@@ -129,7 +132,7 @@ class QueueModel:
     @property
     def waiting(self) -> list[int]:
         """The tickets of operations that wait, requests ahead among them."""
-        return [operation.ticket for operation in [*self._puts, *self._gets, *self._asks]]
+        return [put.ticket for put in self._puts] + [get.ticket for get in [*self._gets, *self._asks]]
 
     @property
     def asking(self) -> list[int]:
@@ -327,7 +330,7 @@ class QueueModel:
             self._receive(ask, [self._take_next() for _ in range(ask.count)], ahead=True)
 
     def _recall(self) -> None:
-        """A get waits though the size, which counts what is ahead, is not 0: call back what it misses, the latest first."""
+        """A get waits though the size, which counts what is ahead, is not 0: call back what it misses."""
         if self._gets:
             missing = self._gets[0].count - len(self._gets[0].taken) - self._free()
             for ticket, received in reversed(list(self._received.items())):

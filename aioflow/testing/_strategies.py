@@ -55,7 +55,7 @@ def shapes(*, rank_max: int = 2, partial: bool = False) -> st.SearchStrategy[Sha
 def element_specs(
     draw: st.DrawFn, *, partial: bool = False, names: bool = False, components_max: int = 3, rank_max: int = 2
 ) -> ElementSpec:
-    """Specifications of elements: fixed shapes or, with `partial`, also unknown dimensions; with `names`, maybe named."""
+    """Specifications of elements; with `partial` sizes may be unknown, with `names` components may be named."""
     one = st.builds(TensorSpec, dtypes(), shapes(rank_max=rank_max, partial=partial))
     components = tuple(draw(st.lists(one, min_size=1, max_size=components_max)))
     named = names and draw(st.booleans())
@@ -147,7 +147,7 @@ def machine_elements(
 ) -> list[tuple[Any, ...]]:
     """What one put brings: elements of one shape, none to `rows_max`, each with a number of its own."""
     *_, payload, _ = definition.element.components
-    assert payload.shape is not None  # noqa: S101 - `machine_definitions` gives it
+    assert payload.shape is not None, "not from `machine_definitions`"
     size = draw(st.integers(0, SIZE_MAX)) if payload.shape[0] is None else payload.shape[0]
     # The model does not know which elements a shuffle drew, so there all have the same size.
     text = st.just("ab") if definition.kind == "RandomShuffleQueue" else st.sampled_from(["", "a", "äb", "x" * 30])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from hypothesis import settings
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -36,7 +36,7 @@ class _Events(RuleBasedStateMachine):
         self.pair.enqueue(data.draw(machine_elements(self.pair.machine.definition, self.numbers), "elements"))
 
     @rule(count=st.integers(0, 6), up_to=st.booleans())
-    def dequeue(self, count: int, up_to: bool) -> None:  # noqa: FBT001 - Hypothesis gives it by name
+    def dequeue(self, count: int, up_to: bool) -> None:
         self.pair.dequeue(self._possible(count), up_to=up_to)
 
     @rule(count=st.integers(1, 3))
@@ -72,7 +72,7 @@ class _Events(RuleBasedStateMachine):
             self.pair.restore(ticket)
 
     @rule(cancel_pending=st.booleans(), really=st.integers(0, 3))
-    def close(self, cancel_pending: bool, really: int) -> None:  # noqa: FBT001
+    def close(self, cancel_pending: bool, really: int) -> None:
         if really == 0:  # a queue that closes early has a dull life
             self.pair.close(cancel_pending=cancel_pending)
 
@@ -87,13 +87,24 @@ class _Events(RuleBasedStateMachine):
             event(tickets[pick % len(tickets)])
 
 
-def _test_case(kind_: Kind) -> Any:
-    events = type(f"{kind_}Events", (_Events,), {"kind": kind_})
-    events.TestCase.settings = settings(stateful_step_count=40)
-    return events.TestCase
+class FIFOQueueEvents(_Events):
+    kind = "FIFOQueue"
 
 
-TestFIFOQueue = _test_case("FIFOQueue")
-TestRandomShuffleQueue = _test_case("RandomShuffleQueue")
-TestPaddingFIFOQueue = _test_case("PaddingFIFOQueue")
-TestPriorityQueue = _test_case("PriorityQueue")
+class RandomShuffleQueueEvents(_Events):
+    kind = "RandomShuffleQueue"
+
+
+class PaddingFIFOQueueEvents(_Events):
+    kind = "PaddingFIFOQueue"
+
+
+class PriorityQueueEvents(_Events):
+    kind = "PriorityQueue"
+
+
+# The timeout is for tests of one example.
+TestFIFOQueue = pytest.mark.timeout(0)(FIFOQueueEvents.TestCase)
+TestRandomShuffleQueue = pytest.mark.timeout(0)(RandomShuffleQueueEvents.TestCase)
+TestPaddingFIFOQueue = pytest.mark.timeout(0)(PaddingFIFOQueueEvents.TestCase)
+TestPriorityQueue = pytest.mark.timeout(0)(PriorityQueueEvents.TestCase)
