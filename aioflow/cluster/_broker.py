@@ -4,17 +4,20 @@ Messages go in with the time; messages for peers come out of `take_messages`. Ru
 
 1. A request is answered once. What goes wrong with it is its own answer and touches no other.
 2. A ticket of a queue belongs to (peer, request id), until it is answered and, for a get, acknowledged or withdrawn.
-3. A peer that is lost: its gets are withdrawn and what it had not acknowledged goes back; its puts stand, they were received.
-4. A session that says bye: all that waits is withdrawn, and it is over before the answer.
+3. A peer that is lost: its gets are withdrawn and what it had not acknowledged goes back; its puts stand, they were
+   received.
+4. A session that says bye: all that waits is withdrawn, nothing more is accepted, and it is over before the answer.
+5. A peer that breaks the protocol is sent one `Goodbye` and is as good as lost; after a `Goodbye` nothing is heard.
 """
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
+from aioflow.cluster._admission import check_batch, check_columns, check_count
+from aioflow.cluster._answers import cut, pack_error, pack_stats
 from aioflow.cluster._codec import (
     decode_columns,
     describe_columns,
@@ -23,16 +26,15 @@ from aioflow.cluster._codec import (
     pack_definition,
     unpack_definition,
 )
-from aioflow.errors import AioflowError, EndOfQueue, NotFound, RemoteProtocolError, SpecMismatch, VersionMismatch
-from aioflow.queues import Completed, Failed, QueueStats, Segment, gather
+from aioflow.errors import NotFound, RemoteProtocolError, SessionError, VersionMismatch
+from aioflow.queues import Completed, Failed, Segment, gather
 from aioflow.resources import LostProducer, QueueKey, QueueRef, QueueResource, Resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioflow.cluster._messages import Message
-    from aioflow.queues import QueueDefinition, Recall, Ticket
-    from aioflow.specs import Column
+    from aioflow.queues import Recall, Ticket
     from aioflow.transport import Frame
 
 __all__ = ["Broker", "PeerId", "TaskInfo"]
@@ -43,6 +45,8 @@ PeerId = int
 REQUESTS_MAX = 65_536
 # Queues that one session names; the numbers are the client's.
 QUEUES_MAX = 65_536
+# What has no answer of its own although it names a request: a fault in it ends the session.
+_WITHOUT_ANSWER = frozenset({m.Promote, m.Acknowledge, m.Withdraw})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ class _Session:
 
     name: str
     refs: dict[int, QueueRef] = field(default_factory=dict)
-    calls: dict[int, tuple[QueueResource, Ticket]] = field(default_factory=dict)
+    waiting: dict[int, tuple[QueueResource, Ticket]] = field(default_factory=dict)
+    delivered: dict[int, tuple[QueueResource, Ticket]] = field(default_factory=dict)  # gets, until acknowledged
 
 
 class Broker:
@@ -72,9 +77,13 @@ class Broker:
         self._info = info
         self._lost_s = lost_s
         self._sessions: dict[PeerId, _Session] = {}
+        self._names: set[str] = set()
+        self._ended: set[PeerId] = set()  # sent a Goodbye and not gone yet
+        self._over = ""
         self._owners: dict[tuple[QueueResource, Ticket], tuple[PeerId, int]] = {}
         self._messages: list[tuple[PeerId, list[Frame]]] = []
         self._now = 0.0
+        self._deadline_moved = False
         self._handlers: dict[type[Any], Callable[[PeerId, _Session, Any, Sequence[Frame]], None]] = {
             m.Define: self._define,
             m.Put: self._put,
@@ -102,6 +111,8 @@ class Broker:
     def receive(self, peer: PeerId, message: Message, frames: Sequence[Frame], now: float) -> None:
         """Handle one message; whatever goes wrong fails that request alone."""
         self._now = now
+        if peer in self._ended:
+            return
         if isinstance(message, m.Hello):
             self._hello(peer, message)
             return
@@ -110,21 +121,32 @@ class Broker:
         if session is None or handler is None:
             self.refuse(peer, f"{type(message).__name__} came {'before Hello' if handler else 'from a client'}")
             return
+        request: int = 0 if type(message) in _WITHOUT_ANSWER else getattr(message, "id", 0)
+        if request in session.waiting or request in session.delivered:
+            self.refuse(peer, f"{type(message).__name__} came with id {request}, which is in use")
+            return
         try:
+            if request and len(session.waiting) + len(session.delivered) >= REQUESTS_MAX:
+                raise SessionError(f"this session has {REQUESTS_MAX} requests under way; wait for some")  # noqa: TRY301
             handler(peer, session, message, frames)
-        except AioflowError as error:
-            self._answer_error(peer, getattr(message, "id", 0), error)
         except Exception as error:  # noqa: BLE001 - rule 1: a fault in one request must not end the server
-            self._answer_error(peer, getattr(message, "id", 0), error)
+            if request:
+                self._send(peer, pack_error(request, error))
+            else:
+                self.refuse(peer, str(error) or type(error).__name__)
 
     def refuse(self, peer: PeerId, reason: str) -> None:
         """End a peer's session because of what it sent."""
-        self._send(peer, m.Goodbye(reason[: m.TEXT_CHARS_MAX]))
-        self.lost(peer, self._now, f"its connection was refused: {reason}")
+        if peer not in self._ended:
+            self._say_goodbye(peer, reason)
+            session = self._sessions.pop(peer, None)
+            if session is not None:
+                self._end(session, f"its connection was refused: {cut(reason)}", withdraw_puts=False)
 
     def lost(self, peer: PeerId, now: float, reason: str) -> None:
-        """Take out a peer that has gone without a bye."""
+        """Take out a peer that has gone, with or without a bye."""
         self._now = now
+        self._ended.discard(peer)
         session = self._sessions.pop(peer, None)
         if session is not None:
             self._end(session, reason, withdraw_puts=False)
@@ -138,49 +160,76 @@ class Broker:
         """When `expire` has something to do next."""
         return self._resources.next_deadline()
 
+    def take_deadline_moved(self) -> bool:
+        """Say whether `next_deadline` may have changed since the last call."""
+        moved, self._deadline_moved = self._deadline_moved, False
+        return moved
+
     def shut_down(self, reason: str) -> None:
-        """Tell every peer that the server ends."""
-        for peer in list(self._sessions):
-            self._send(peer, m.Goodbye(reason))
+        """Tell every peer that the server ends; nothing is heard any more."""
+        self._over = reason
+        for peer in self._sessions:
+            self._say_goodbye(peer, reason)
         self._sessions.clear()
+        self._names.clear()
+        self._owners.clear()
 
     # Sessions
 
     def _hello(self, peer: PeerId, hello: m.Hello) -> None:
-        if hello.version != m.PROTOCOL_VERSION:
-            reason = (
+        if self._over:
+            self._say_goodbye(peer, self._over)
+        elif hello.version != m.PROTOCOL_VERSION:
+            self.refuse(
+                peer,
                 f"{VersionMismatch.__name__}: the server speaks version {m.PROTOCOL_VERSION} of the protocol and the "
-                f"client version {hello.version}; install the same aioflow on both sides"
+                f"client version {hello.version}; install the same aioflow on both sides",
             )
-            self._send(peer, m.Goodbye(reason))
-            return
-        self._sessions[peer] = _Session(hello.session)
-        info = self._info
-        self._send(peer, m.Welcome(m.PROTOCOL_VERSION, info.epoch, info.job, info.task, info.tasks))
+        elif peer in self._sessions:
+            self.refuse(peer, "Hello came twice")
+        elif hello.session in self._names:  # which is a secret: whoever holds it keeps it
+            self.refuse(peer, "the session of this Hello has another connection")
+        else:
+            self._sessions[peer] = _Session(hello.session)
+            self._names.add(hello.session)
+            info = self._info
+            self._send(peer, m.Welcome(m.PROTOCOL_VERSION, info.epoch, info.job, info.task, info.tasks))
 
     def _bye(self, peer: PeerId, session: _Session, _: m.Bye, __: Sequence[Frame]) -> None:
         del self._sessions[peer]
         self._end(session, "its session was closed", withdraw_puts=True)
-        self._send(peer, m.Goodbye(""))
+        self._say_goodbye(peer, "")
+
+    def _say_goodbye(self, peer: PeerId, reason: str) -> None:
+        self._ended.add(peer)
+        self._send(peer, m.Goodbye(cut(reason)))
 
     def _end(self, session: _Session, reason: str, *, withdraw_puts: bool) -> None:
-        touched = set()
-        for queue, ticket in session.calls.values():
-            self._owners.pop((queue, ticket), None)
-            if withdraw_puts or not queue.machine.is_put(ticket):
+        """Withdraw what waits, puts first and the latest first, so that no withdrawal lets another one through."""
+        for call in (*session.waiting.values(), *session.delivered.values()):
+            self._owners.pop(call, None)
+        for queue, ticket in reversed(session.waiting.values()):
+            if withdraw_puts and queue.machine.is_put(ticket):
                 queue.machine.cancel(ticket)
+        for queue, ticket in reversed(session.waiting.values()):
+            if not queue.machine.is_put(ticket):
+                queue.machine.cancel(ticket)
+                queue.machine.restore(ticket)  # a get of its own may have been served by what was withdrawn
                 queue.cancel_join(ticket)
+        for queue, ticket in session.delivered.values():
             queue.machine.restore(ticket)
-            touched.add(queue)
+        touched = {queue for queue, _ in (*session.waiting.values(), *session.delivered.values())}
         touched.update(self._resources.detach(session.name, self._now, reason))
+        self._names.discard(session.name)
+        self._deadline_moved = True
         for queue in touched:
             self._perform(queue)
 
     # Requests
 
     def _define(self, _: PeerId, session: _Session, message: m.Define, __: Sequence[Frame]) -> None:
-        if len(session.refs) >= QUEUES_MAX:
-            raise RemoteProtocolError(f"a session names at most {QUEUES_MAX} queues; delete or reuse some")
+        if message.queue in session.refs or len(session.refs) >= QUEUES_MAX:
+            raise RemoteProtocolError(f"queue number {message.queue} is in use, or one of over {QUEUES_MAX}")
         key = QueueKey(message.container, message.name, session.name if message.private else "")
         session.refs[message.queue] = QueueRef(key, unpack_definition(message.definition))
 
@@ -188,37 +237,40 @@ class Broker:
         queue = self._attach(session, message.queue, puts=True)
         columns = decode_columns(message.columns, frames)
         dtypes = [dtype for dtype, _ in message.columns]
-        _check_columns(queue.definition, columns, dtypes)
+        check_columns(queue.definition, columns, dtypes)
         segment = Segment.of(columns, prioritised=queue.definition.kind == "PriorityQueue")
         self._track(peer, session, message.id, queue, queue.machine.enqueue(segment))
 
     def _get(self, peer: PeerId, session: _Session, message: m.Get, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
+        check_count(queue.definition, message.count)
         ticket = queue.machine.dequeue(message.count, up_to=message.up_to)
         self._track(peer, session, message.id, queue, ticket)
 
     def _ask(self, peer: PeerId, session: _Session, message: m.Ask, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
+        check_count(queue.definition, message.count)
         self._track(peer, session, message.id, queue, queue.machine.ask(message.count))
 
     def _promote(self, _: PeerId, session: _Session, message: m.Promote, __: Sequence[Frame]) -> None:
-        if message.id in session.calls:
-            queue, ticket = session.calls[message.id]
+        if message.id in session.waiting:
+            queue, ticket = session.waiting[message.id]
             queue.machine.promote(ticket)
             self._perform(queue)
 
     def _acknowledge(self, _: PeerId, session: _Session, message: m.Acknowledge, __: Sequence[Frame]) -> None:
-        if message.id in session.calls:
-            queue, ticket = session.calls.pop(message.id)
+        if message.id in session.delivered:
+            queue, ticket = session.delivered.pop(message.id)
             del self._owners[queue, ticket]
             queue.machine.acknowledge(ticket)
             self._perform(queue)
 
     def _withdraw(self, peer: PeerId, session: _Session, message: m.Withdraw, _: Sequence[Frame]) -> None:
-        if message.id not in session.calls:
+        call = session.waiting.pop(message.id, None) or session.delivered.pop(message.id, None)
+        if call is None:
             return
-        queue, ticket = session.calls.pop(message.id)
-        self._owners.pop((queue, ticket), None)
+        queue, ticket = call
+        del self._owners[call]
         is_put = queue.machine.is_put(ticket)
         rows = queue.machine.cancel(ticket)
         if is_put or queue.cancel_join(ticket):
@@ -238,7 +290,7 @@ class Broker:
         self._send(peer, m.Done(message.id, int(self._attach(session, message.queue).machine.is_closed)))
 
     def _stats(self, peer: PeerId, session: _Session, message: m.Stats, _: Sequence[Frame]) -> None:
-        self._send(peer, _pack_stats(message.id, self._attach(session, message.queue).stats()))
+        self._send(peer, pack_stats(message.id, self._attach(session, message.queue).stats()))
 
     def _delete(self, peer: PeerId, session: _Session, message: m.Delete, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
@@ -254,20 +306,21 @@ class Broker:
         queue = self._attach(session, message.queue, registers=True)
         give_up = self._now + self._lost_s + 1
         ticket = queue.join(session.name, message.name, rejoin_s=message.rejoin_s, give_up=give_up)
+        self._deadline_moved = True
         self._track(peer, session, message.id, queue, ticket)
 
     def _leave(self, peer: PeerId, session: _Session, message: m.Leave, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         lost = LostProducer(message.name, message.reason, message.traceback) if message.lost else None
-        queue.leave(message.name, lost, self._now)
+        if queue.is_held(message.name, session.name):
+            queue.leave(message.name, lost, self._now)
+            self._deadline_moved = True
         self._send(peer, m.Done(message.id))
         self._perform(queue)
 
     # Small moves
 
-    def _attach(
-        self, session: _Session, number: int, *, puts: bool = False, registers: bool = False
-    ) -> QueueResource:
+    def _attach(self, session: _Session, number: int, *, puts: bool = False, registers: bool = False) -> QueueResource:
         ref = session.refs.get(number)
         if ref is None:
             raise NotFound(f"this session has defined no queue number {number}")
@@ -277,94 +330,44 @@ class Broker:
         return queue
 
     def _track(self, peer: PeerId, session: _Session, request: int, queue: QueueResource, ticket: Ticket) -> None:
-        if request in session.calls or len(session.calls) >= REQUESTS_MAX:
-            queue.machine.cancel(ticket)
-            raise RemoteProtocolError(f"request {request} is in use, or more than {REQUESTS_MAX} requests wait")
-        session.calls[request] = queue, ticket
+        session.waiting[request] = queue, ticket
         self._owners[queue, ticket] = peer, request
         self._perform(queue)
 
     def _perform(self, queue: QueueResource) -> None:
-        """Answer the requests that a queue's effects name."""
-        for effect in queue.take_effects():
-            peer, request = self._owners.get((queue, effect.ticket), (0, 0))
-            session = self._sessions.get(peer)
-            if session is not None:  # else the queue's own close, or the put of a peer that has gone
-                self._answer(peer, session, request, queue, effect)
+        """Answer the requests that a queue's effects name, each by itself; what cannot be sent goes back."""
+        while effects := queue.take_effects():
+            for effect in effects:
+                peer, request = self._owners.get((queue, effect.ticket), (0, 0))
+                session = self._sessions.get(peer)
+                if session is None:
+                    continue  # the queue's own close, or the put of a peer that has gone
+                try:
+                    self._answer(peer, session, request, queue, effect)
+                except Exception as error:  # noqa: BLE001 - rule 1: it is the answer of this request and of no other
+                    session.waiting.pop(request, None)
+                    self._owners.pop((queue, effect.ticket), None)
+                    queue.machine.restore(effect.ticket)
+                    self._send(peer, pack_error(request, error))
 
     def _answer(
         self, peer: PeerId, session: _Session, request: int, queue: QueueResource, effect: Completed | Failed | Recall
     ) -> None:
         if isinstance(effect, Failed):
-            del session.calls[request], self._owners[queue, effect.ticket]
-            self._answer_error(peer, request, effect.error)
+            del session.waiting[request], self._owners[queue, effect.ticket]
+            self._send(peer, pack_error(request, effect.error))
         elif not isinstance(effect, Completed):
             self._send(peer, m.Recall(request))
         elif effect.rows is None:
-            del session.calls[request], self._owners[queue, effect.ticket]
+            del session.waiting[request], self._owners[queue, effect.ticket]
             self._send(peer, m.Done(request))
         else:
             element = queue.definition.element
+            check_batch(effect.rows, element)
             columns = gather(effect.rows, element)
             described = describe_columns(columns, [component.dtype for component in element.components])
             self._send(peer, m.Rows(request, described), encode_columns(columns))
-
-    def _answer_error(self, peer: PeerId, request: int, error: Exception) -> None:
-        if not request:
-            self.refuse(peer, str(error))
-            return
-        lost = error.lost_producers if isinstance(error, EndOfQueue) else ()
-        foreseen = isinstance(error, AioflowError)
-        text = "" if foreseen else "".join(traceback.format_exception(error))
-        self._send(
-            peer,
-            m.Error(
-                request,
-                type(error).__name__ if foreseen else "RemoteError",
-                _cut(str(error) or type(error).__name__),
-                [_cut(note) for note in getattr(error, "__notes__", [])],
-                [[_cut(p.name), _cut(p.reason), _cut(p.traceback)] for p in lost[:LOST_PRODUCERS_MAX]],
-                type(error).__name__,
-                _cut(text),
-            ),
-        )
+            session.delivered[request] = session.waiting.pop(request)
 
     def _send(self, peer: PeerId, message: Message, frames: Sequence[Frame] = ()) -> None:
         self._messages.append((peer, encode(message, frames)))
-
-
-# An error's texts share one header of 64 KiB: each is cut, and the end of a traceback says most.
-TEXT_CHARS_CUT = 2048
-LOST_PRODUCERS_MAX = 8
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_CHARS_CUT else f"... {text[-TEXT_CHARS_CUT:]}"
-
-
-def _check_columns(definition: QueueDefinition, columns: Sequence[Column], dtypes: Sequence[str]) -> None:
-    """Refuse columns that the queue's definition does not admit: the other side may not be an aioflow client."""
-    components = definition.element.components
-    if [component.dtype for component in components] != list(dtypes):
-        raise SpecMismatch(f"got components of {list(dtypes)}; expected {', '.join(map(str, components))}")
-    rows = columns[0].shape[0]
-    for i, (column, component) in enumerate(zip(columns, components, strict=True)):
-        if column.shape[0] != rows or not component.admits(column.shape[1:]):
-            raise SpecMismatch(f"component {i} has shape {list(column.shape)}; expected {rows} rows of {component}")
-
-
-def _pack_stats(request: int, stats: QueueStats) -> m.Statistics:
-    numbers = [
-        stats.capacity_bytes,
-        stats.size,
-        stats.size_bytes,
-        stats.ahead,
-        stats.unacknowledged,
-        stats.puts_waiting,
-        stats.gets_waiting,
-        stats.enqueued,
-        stats.dequeued,
-    ]
-    return m.Statistics(
-        request, stats.name, stats.kind, stats.capacity, numbers, stats.is_closed, list(stats.producers)
-    )

@@ -1,24 +1,37 @@
 """From messages to frames and back, with every limit checked before anything is believed.
 
-The header is msgpack; columns are raw frames, in C order: one for numbers, two for strings (int64 lengths, then the bytes).
+The header is msgpack; columns are raw frames, in C order: one for numbers, two for strings (int64 lengths, then the
+bytes).
 """
 
 from __future__ import annotations
 
+import codecs
 import math
-
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgpack
 import numpy as np
 
-from aioflow.cluster._messages import COMPONENTS_MAX, MESSAGES, RANK_MAX, TEXT_CHARS_MAX, Put, Rows, check_fields
+from aioflow.cluster._messages import (
+    COMPONENTS_MAX,
+    INT64_MAX,
+    MESSAGES,
+    PROTOCOL_VERSION,
+    RANK_MAX,
+    TEXT_CHARS_MAX,
+    Hello,
+    Put,
+    Rows,
+    Welcome,
+    find_fault,
+)
 from aioflow.errors import LocalProtocolError, RemoteProtocolError, SpecMismatch
-from aioflow.queues import QueueDefinition
-from aioflow.specs import STRING_DTYPES, ElementSpec, Strings, TensorSpec, dtype_name, numpy_dtype
+from aioflow.queues import Kind, QueueDefinition
+from aioflow.specs import DTYPES, STRING_DTYPES, ElementSpec, Strings, TensorSpec, numpy_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from aioflow.cluster._messages import Message
     from aioflow.specs import Array, Column
@@ -37,6 +50,10 @@ __all__ = [
 
 # A header holds names, numbers and texts, never payload; a traceback is cut to fit.
 HEADER_BYTES_MAX = 65_536
+# What NumPy can address in values of 16 bytes, the largest there are.
+ELEMENTS_MAX = INT64_MAX // 16
+# UTF-8: bytes below are characters by themselves; with the two highest bits of others, this is a continuation.
+_CONTINUATION, _HIGH_BITS = 0x80, 0xC0
 
 _CODES = {message: code for code, message in MESSAGES.items()}
 
@@ -44,21 +61,24 @@ _CODES = {message: code for code, message in MESSAGES.items()}
 def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:
     """Return the frames of a message, those of its columns behind the header.
 
+    Text that is no Unicode (lone surrogates, as in file names that are not UTF-8) goes as backslash escapes.
+
     Raises:
-        LocalProtocolError: The header would exceed `HEADER_BYTES_MAX`; nothing may be sent.
+        LocalProtocolError: A field is not within its limits, or the header would exceed `HEADER_BYTES_MAX`; nothing may
+            be sent.
     """
-    header: bytes = msgpack.packb([_CODES[type(message)], *_values(message)])
+    kind = type(message)
+    values = [getattr(message, name) for name in message.__slots__]
+    fault = find_fault(kind, values)
+    if fault:
+        raise LocalProtocolError(fault)
+    header: bytes = msgpack.packb([_CODES[kind], *values], unicode_errors="backslashreplace")
     if len(header) > HEADER_BYTES_MAX:
         raise LocalProtocolError(
-            f"the header of {type(message).__name__} has {len(header)} bytes, at most {HEADER_BYTES_MAX} are allowed; "
+            f"the header of {kind.__name__} has {len(header)} bytes, at most {HEADER_BYTES_MAX} are allowed; "
             "shorten names or reasons"
         )
     return [header, *frames]
-
-
-def _values(message: Message) -> list[Any]:
-    """Return the field values of a message, in order."""
-    return [getattr(message, name) for name in message.__slots__]
 
 
 def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
@@ -82,13 +102,23 @@ def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
     except (ValueError, TypeError, RecursionError) as error:  # msgpack's own errors are ValueErrors
         raise RemoteProtocolError(f"a header that is no msgpack within the limits: {error}") from error
     if type(values) is not list or not values or type(values[0]) is not int or values[0] not in MESSAGES:
-        raise RemoteProtocolError("a header that names no message")
+        raise RemoteProtocolError(f"a header that names no message; expected [code, field, ...], got {values!r:.80}")
     kind = MESSAGES[values[0]]
-    check_fields(kind, values[1:])
-    message: Message = kind(*values[1:])
+    fields = _of_this_version(kind, values[1:])
+    fault = find_fault(kind, fields)
+    if fault:
+        raise RemoteProtocolError(fault)
+    message: Message = kind(*fields)
     if len(frames) > 1 and not isinstance(message, (Put, Rows)):
         raise RemoteProtocolError(f"{kind.__name__} has no frames behind its header, got {len(frames) - 1}")
     return message, frames[1:]
+
+
+def _of_this_version(kind: type[Any], fields: list[Any]) -> list[Any]:
+    """Of a greeting in another version of the protocol keep the version alone: what else it says, nobody here knows."""
+    if kind in {Hello, Welcome} and fields and fields[0] != PROTOCOL_VERSION:
+        return [fields[0], "?"] if kind is Hello else [fields[0], "", "", 0, 1]
+    return fields
 
 
 # Columns
@@ -116,39 +146,65 @@ def decode_columns(described: Sequence[Sequence[Any]], frames: Sequence[Frame]) 
     Raises:
         RemoteProtocolError: Their number or sizes are not what the header says.
     """
+    expected = sum(2 if dtype in STRING_DTYPES else 1 for dtype, _ in described)
+    if len(frames) != expected:
+        raise RemoteProtocolError(f"{len(described)} columns have {expected} frames, got {len(frames)}")
     rest = iter(frames)
-    try:
-        columns = tuple(_decode_column(dtype, tuple(shape), rest) for dtype, shape in described)
-    except StopIteration:
-        raise RemoteProtocolError(f"too few frames: {len(frames)} for {len(described)} columns") from None
-    if next(rest, None) is not None:
-        raise RemoteProtocolError(f"too many frames: {len(frames)} for {len(described)} columns")
-    return columns
+    return tuple([_decode_column(dtype, tuple(shape), rest) for dtype, shape in described])
 
 
-def _decode_column(dtype: str, shape: tuple[int, ...], frames: Any) -> Column:
-    try:
-        known = dtype_name(dtype)
-    except SpecMismatch as error:
-        raise RemoteProtocolError(str(error)) from error
-    if not shape or len(shape) > RANK_MAX:
-        raise RemoteProtocolError(f"a column of rank {len(shape)}; expected 1 to {RANK_MAX}")
-    if known not in STRING_DTYPES:
-        return _array(next(frames), numpy_dtype(known), shape)
-    lengths = _array(next(frames), np.dtype(np.int64), shape)
-    data = np.frombuffer(next(frames), np.uint8)
-    # Python's sum cannot overflow, unlike int64's: lengths come from outside.
-    if (lengths < 0).any() or sum(lengths.ravel().tolist()) != len(data):
-        raise RemoteProtocolError(f"string lengths do not add up to the {len(data)} bytes that came")
-    return Strings(lengths, data)
+def _decode_column(dtype: str, shape: tuple[int, ...], frames: Iterator[Frame]) -> Column:
+    if dtype not in DTYPES:
+        raise RemoteProtocolError(f"a column of dtype {dtype!r:.80}; expected one of {sorted(DTYPES)}")
+    # A size of 0 makes any others take no bytes, and NumPy still refuses what it cannot address.
+    if not 1 <= len(shape) <= RANK_MAX or math.prod(size or 1 for size in shape) > ELEMENTS_MAX:
+        raise RemoteProtocolError(
+            f"a column of shape {list(shape)!s:.80}; expected rank 1 to {RANK_MAX} and at most {ELEMENTS_MAX} values"
+        )
+    if dtype in STRING_DTYPES:
+        return _strings(dtype, next(frames), next(frames), shape)
+    array = _array(next(frames), numpy_dtype(dtype), shape)
+    if dtype == "bool" and array.size and array.view(np.uint8).max() > 1:
+        raise RemoteProtocolError("a bool that is neither 0 nor 1")
+    return array
 
 
 def _array(frame: Frame, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    if math.prod(shape) * dtype.itemsize != len(frame):
-        raise RemoteProtocolError(f"{dtype.name} of shape {list(shape)} in a frame of {len(frame)} bytes")
+    expected = math.prod(shape) * dtype.itemsize
+    if expected != len(frame):
+        raise RemoteProtocolError(f"{dtype.name} of shape {list(shape)} has {expected} bytes, got {len(frame)}")
     array = np.frombuffer(frame, np.uint8).view(dtype).reshape(shape)
+    if not array.flags.aligned:
+        array = array.copy()  # a transport's small frames lie anywhere; large ones are aligned
     array.flags.writeable = False
     return array
+
+
+def _strings(dtype: str, lengths_frame: Frame, frame: Frame, shape: tuple[int, ...]) -> Strings:
+    lengths = _array(lengths_frame, np.dtype(np.int64), shape)
+    data = _array(frame, np.dtype(np.uint8), (len(frame),))
+    # No length is above what came, so that their sum stays within int64: it would take 2**31 strings of 2**32 bytes.
+    if lengths.size and (int(lengths.min()) < 0 or int(lengths.max()) > len(data)):
+        raise RemoteProtocolError(f"string lengths must be 0 to {len(data)}, the bytes that came")
+    if lengths.size * len(data) > INT64_MAX or int(lengths.sum()) != len(data):
+        raise RemoteProtocolError(f"string lengths do not add up to the {len(data)} bytes that came")
+    if dtype == "str":
+        _check_utf8(lengths, data)
+    return Strings(lengths, data)
+
+
+def _check_utf8(lengths: Array, data: Array) -> None:
+    """Refuse text that a consumer could not decode: all of it is UTF-8, and no string begins within a character."""
+    if not len(data) or data.max() < _CONTINUATION:  # ASCII, as most text is
+        return
+    try:
+        codecs.utf_8_decode(data.data, "strict", True)  # noqa: FBT003 - "final"; it takes no keywords
+    except UnicodeDecodeError as error:
+        raise RemoteProtocolError(f"a string that is not UTF-8: {error}") from error
+    flat = lengths.reshape(-1)
+    starts = (np.cumsum(flat) - flat)[flat > 0]
+    if (data[starts] & _HIGH_BITS == _CONTINUATION).any():
+        raise RemoteProtocolError("a string that begins within a character of UTF-8")
 
 
 def _bytes_of(array: Array) -> Frame:
@@ -184,13 +240,36 @@ def unpack_definition(values: Sequence[Any]) -> QueueDefinition:
         RemoteProtocolError: It is no definition that a constructor would have made.
     """
     kind, capacity, capacity_bytes, min_after_dequeue, seed, producers, components, names = values
-    if kind not in {"FIFOQueue", "RandomShuffleQueue", "PaddingFIFOQueue", "PriorityQueue"} or not components:
-        raise RemoteProtocolError(f"a definition of kind {kind!r} with {len(components)} components")
-    try:
-        specs = tuple(
-            TensorSpec(dtype_name(dtype), None if shape is None else tuple(shape)) for dtype, shape in components
+    unknown = {dtype for dtype, _ in components} - DTYPES
+    if kind not in get_args(Kind) or not components or unknown:
+        raise RemoteProtocolError(
+            f"a definition of kind {kind!r:.80} with {len(components)} components; "
+            f"unknown dtypes: {sorted(unknown)!s:.80}"
         )
-        element = ElementSpec(specs, None if names is None else tuple(names))
+    specs = tuple(TensorSpec(dtype, None if shape is None else tuple(shape)) for dtype, shape in components)
+    _check_components(kind, specs)
+    if names is not None and len(names) != len(specs):
+        raise RemoteProtocolError(f"a definition with {len(names)} names for {len(specs)} components")
+    if kind != "RandomShuffleQueue" and (min_after_dequeue or seed is not None):
+        raise RemoteProtocolError(f"a {kind} with min_after_dequeue={min_after_dequeue} and seed={seed}")
+    element = ElementSpec(specs, None if names is None else tuple(names))
+    try:
         return QueueDefinition(kind, element, capacity, capacity_bytes, min_after_dequeue, seed, producers)
     except SpecMismatch as error:
         raise RemoteProtocolError(f"a definition that no constructor makes: {error}") from error
+
+
+def _check_components(kind: Kind, specs: tuple[TensorSpec, ...]) -> None:
+    """Refuse components for which a queue of this kind has no rules: all it does with their rows relies on these."""
+    values = specs
+    if kind == "PriorityQueue":
+        if specs[0] != TensorSpec("int64", ()) or len(specs) == 1:
+            raise RemoteProtocolError(
+                f"a PriorityQueue of {', '.join(map(str, specs))!s:.80}; expected int64[] and more"
+            )
+        values = specs[1:]
+    shapes = [spec.shape for spec in values]
+    known = [shape is not None and (kind == "PaddingFIFOQueue" or None not in shape) for shape in shapes]
+    unspecified = kind != "PaddingFIFOQueue" and not any(shape is not None for shape in shapes)
+    if not all(known) and not unspecified:
+        raise RemoteProtocolError(f"a {kind} of shapes {', '.join(map(str, values))!s:.200}")

@@ -1,19 +1,20 @@
 """What goes over the wire: one frozen dataclass for each message, with the limits of each field beside it.
 
-A message is one header frame, msgpack of `[code, field, ...]`, and raw frames for the columns of `Put` and `Rows`. The field
-rules below are all that a decoder accepts; every limit stands with its reason. Requests carry an `id` that the client
-chose; each is answered by exactly one of `Done`, `Rows`, `Found`, `Statistics`, `Withdrawn` and `Error`, except that a
-withdrawn get is not answered.
+A message is one header frame, msgpack of `[code, field, ...]`, and raw frames for the columns of `Put` and `Rows`. The
+field rules below are all that an encoder writes and a decoder accepts; every limit stands with its reason. Requests
+carry an `id` that the client chose; each is answered by exactly one of `Done`, `Rows`, `Found`, `Statistics`,
+`Withdrawn` and `Error`, except that a withdrawn get is not answered.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
-from aioflow.errors import RemoteProtocolError
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-__all__ = ["MESSAGES", "PROTOCOL_VERSION", "Message", "check_fields"]
+__all__ = ["MESSAGES", "PROTOCOL_VERSION", "Message", "find_fault"]
 
 PROTOCOL_VERSION = 1
 
@@ -23,7 +24,7 @@ NAME_CHARS_MAX = 1024
 TEXT_CHARS_MAX = 32_768
 # Components of an element: the widest tables seen have a few hundred columns.
 COMPONENTS_MAX = 1024
-# NumPy's own limit of dimensions.
+# NumPy's own limit of dimensions, that of the rows included.
 RANK_MAX = 64
 INT64_MAX = 2**63 - 1
 
@@ -36,8 +37,11 @@ class Int:
     high: int = INT64_MAX
 
     def admits(self, value: Any) -> bool:
-        """Whether a decoded value is allowed."""
-        return type(value) is int and self.low <= value <= self.high
+        """Whether a value is allowed."""
+        return isinstance(value, int) and self.low <= value <= self.high and not isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return f"an integer from {self.low} to {self.high}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +49,26 @@ class Number:
     """A finite number of seconds, 0 or more."""
 
     def admits(self, value: Any) -> bool:
-        """Whether a decoded value is allowed."""
-        return type(value) in {int, float} and 0 <= value <= INT64_MAX
+        """Whether a value is allowed."""
+        return isinstance(value, (int, float)) and 0 <= value <= INT64_MAX and not isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "a finite number of at least 0"
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A string of at most `chars_max` characters."""
+    """A string of `chars_min` to `chars_max` characters."""
 
     chars_max: int = NAME_CHARS_MAX
+    chars_min: int = 0
 
     def admits(self, value: Any) -> bool:
-        """Whether a decoded value is allowed."""
-        return type(value) is str and len(value) <= self.chars_max
+        """Whether a value is allowed."""
+        return isinstance(value, str) and self.chars_min <= len(value) <= self.chars_max
+
+    def __str__(self) -> str:
+        return f"a string of {self.chars_min} to {self.chars_max} characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +76,11 @@ class Flag:
     """True or False."""
 
     def admits(self, value: Any) -> bool:
-        """Whether a decoded value is allowed."""
-        return type(value) is bool
+        """Whether a value is allowed."""
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "true or false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +90,11 @@ class Maybe:
     rule: Rule
 
     def admits(self, value: Any) -> bool:
-        """Whether a decoded value is allowed."""
+        """Whether a value is allowed."""
         return value is None or self.rule.admits(value)
+
+    def __str__(self) -> str:
+        return f"nil or {self.rule}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +105,11 @@ class Listed:
     count_max: int = COMPONENTS_MAX
 
     def admits(self, value: Any) -> bool:
-        """Whether a decoded value is allowed."""
-        return type(value) is list and len(value) <= self.count_max and all(map(self.rule.admits, value))
+        """Whether a value is allowed."""
+        return isinstance(value, list) and len(value) <= self.count_max and all(map(self.rule.admits, value))
+
+    def __str__(self) -> str:
+        return f"a list of at most {self.count_max}, each {self.rule}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +119,29 @@ class Record:
     rules: tuple[Rule, ...]
 
     def admits(self, value: Any) -> bool:
-        """Whether a decoded value is allowed."""
+        """Whether a value is allowed."""
         return (
-            type(value) is list
+            isinstance(value, list)
             and len(value) == len(self.rules)
             and all(rule.admits(item) for rule, item in zip(self.rules, value, strict=True))
         )
+
+    def __str__(self) -> str:
+        return f"a list of [{', '.join(map(str, self.rules))}]"
 
 
 Rule = Int | Number | Text | Flag | Maybe | Listed | Record
 
 Id = Annotated[int, Int(1)]
 Name = Annotated[str, Text()]
+Secret = Annotated[str, Text(chars_min=1)]  # the empty session is the one to which shared queues belong
 Long = Annotated[str, Text(TEXT_CHARS_MAX)]
 Bool = Annotated[bool, Flag()]
 Count = Annotated[int, Int(0, 2**31 - 1)]  # TensorFlow's numbers of elements are int32
 Seconds = Annotated[float, Number()]
-_SHAPE = Listed(Maybe(Int()), RANK_MAX)
+_SHAPE = Listed(Maybe(Int()), RANK_MAX - 1)
 # dtype and shape of each column, rows in front
-Columns = Annotated[list[list[Any]], Listed(Record((Text(), Listed(Int(), RANK_MAX + 1))))]
+Columns = Annotated[list[list[Any]], Listed(Record((Text(), Listed(Int(), RANK_MAX))))]
 # kind, capacity, capacity_bytes, min_after_dequeue, seed, producers, [dtype, shape] of each component, names
 DefinitionFields = Annotated[
     list[Any],
@@ -141,15 +165,15 @@ DefinitionFields = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message of a connection."""
+    """The first message of a connection; in every version of the protocol it begins with the version."""
 
     version: Annotated[int, Int(0, 2**31)]
-    session: Name
+    session: Secret
 
 
 @dataclass(frozen=True, slots=True)
 class Define:
-    """Give a number to a queue; the queue is found or made by each operation on the number."""
+    """Give a new number to a queue; the queue is found or made by each operation on the number."""
 
     queue: Id
     container: Name
@@ -202,7 +226,7 @@ class Acknowledge:
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """End a request: a waiting put is answered by `Withdrawn`; a get is ended, or its rows go back, without an answer."""
+    """End a request: a waiting put is answered by `Withdrawn`; a get ends, or its rows go back, without an answer."""
 
     id: Id
 
@@ -289,7 +313,7 @@ class Bye:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The answer to `Hello`.
+    """The answer to `Hello`; in every version of the protocol it begins with the version.
 
     Attributes:
         version: The server's version of the protocol.
@@ -332,13 +356,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """The fields of `QueueStats`, in order."""
+    """The fields of `QueueStats`; `numbers` are those from `capacity_bytes` on, in order."""
 
     id: Id
     name: Name
     kind: Name
     capacity: Annotated[int, Int(-1)]
-    numbers: Annotated[list[int], Listed(Int())]
+    numbers: Annotated[list[int], Record((Int(),) * 9)]
     is_closed: Bool
     producers: Annotated[list[str], Listed(Text())]
 
@@ -388,20 +412,14 @@ class Goodbye:
     reason: Long
 
 
+# In the order of their codes.
 Message = (
     Hello | Define | Put | Get | Ask | Promote | Acknowledge | Withdraw | Close | Size | IsClosed | Stats | Delete
     | Lookup | Join | Leave | Bye | Welcome | Done | Rows | Found | Statistics | Withdrawn | Error | Recall | Goodbye
 )  # fmt: skip
 
 # Codes are for ever: a new message takes a new one, at the end.
-MESSAGES: dict[int, type[Any]] = dict(
-    enumerate(
-        (
-            Hello, Define, Put, Get, Ask, Promote, Acknowledge, Withdraw, Close, Size, IsClosed, Stats, Delete,
-            Lookup, Join, Leave, Bye, Welcome, Done, Rows, Found, Statistics, Withdrawn, Error, Recall, Goodbye,
-        )  # fmt: skip
-    )
-)
+MESSAGES: dict[int, type[Any]] = dict(enumerate(get_args(Message)))
 
 
 def _rules(message: type[Any]) -> tuple[tuple[str, Rule], ...]:
@@ -412,15 +430,12 @@ def _rules(message: type[Any]) -> tuple[tuple[str, Rule], ...]:
 RULES: dict[type[Any], tuple[tuple[str, Rule], ...]] = {message: _rules(message) for message in MESSAGES.values()}
 
 
-def check_fields(message: type[Any], values: list[Any]) -> None:
-    """Refuse decoded field values that a message does not allow.
-
-    Raises:
-        RemoteProtocolError: Says which field of which message, what was expected and what came.
-    """
+def find_fault(message: type[Any], values: Sequence[Any]) -> str | None:
+    """Say which field of a message is not allowed, what was expected and what came; None if all are."""
     rules = RULES[message]
     if len(values) != len(rules):
-        raise RemoteProtocolError(f"{message.__name__} has {len(rules)} fields, got {len(values)}")
+        return f"{message.__name__} has {len(rules)} fields, got {len(values)}"
     for (name, rule), value in zip(rules, values, strict=True):
         if not rule.admits(value):
-            raise RemoteProtocolError(f"{message.__name__}.{name} must be {rule}, got {value!r:.80}")
+            return f"{message.__name__}.{name} must be {rule}, got {value!r:.80}"
+    return None

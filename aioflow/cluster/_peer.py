@@ -9,17 +9,16 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioflow import errors
 from aioflow.cluster import _messages as m
+from aioflow.cluster._answers import unpack_error, unpack_stats
 from aioflow.cluster._codec import decode_columns, encode, pack_definition, unpack_definition
-from aioflow.errors import AioflowError, RemoteError, RemoteProtocolError
-from aioflow.queues import QueueStats
-from aioflow.resources import LostProducer
+from aioflow.errors import RemoteProtocolError, VersionMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioflow.cluster._messages import Message
+    from aioflow.errors import AioflowError
     from aioflow.resources import QueueRef
     from aioflow.transport import Frame
 
@@ -71,6 +70,9 @@ class Ended:
     reason: str
 
 
+# By what a request is answered if it succeeds; the others are by `Done`.
+_ANSWERS: dict[type[Any], type[Any]] = {m.Get: m.Rows, m.Ask: m.Rows, m.Lookup: m.Found, m.Stats: m.Statistics}
+
 Event = Welcomed | Answered | Refused | Undone | Recalled | Ended
 
 
@@ -81,8 +83,9 @@ class Peer:
         self._address = address
         self._ids = itertools.count(1)
         self._numbers: dict[QueueRef, int] = {}
-        self._waiting: dict[int, bool] = {}  # id: whether it is a get
+        self._waiting: dict[int, type[Any]] = {}  # id: what answers it
         self._delivered: set[int] = set()
+        self._said_bye = False
         self._frames: list[list[Frame]] = [encode(m.Hello(m.PROTOCOL_VERSION, session))]
 
     def take_messages(self) -> list[list[Frame]]:
@@ -92,18 +95,17 @@ class Peer:
 
     # Calls
 
-    def request(
-        self, ref: QueueRef | None, make: Callable[[int, int], Message], frames: Sequence[Frame] = (), *, get: bool = False
-    ) -> int:
+    def request(self, ref: QueueRef | None, make: Callable[[int, int], Message], frames: Sequence[Frame] = ()) -> int:
         """Send a request made of a new id and the number of a queue; return the id.
 
         Raises:
-            LocalProtocolError: Its header is too long; nothing is sent.
+            LocalProtocolError: A field is not within its limits; the request is not sent.
         """
         number = self._number(ref) if ref is not None else 0
         request = next(self._ids)
-        encoded = encode(make(request, number), frames)
-        self._waiting[request] = get
+        message = make(request, number)
+        encoded = encode(message, frames)
+        self._waiting[request] = _ANSWERS.get(type(message), m.Done)
         self._frames.append(encoded)
         return request
 
@@ -120,15 +122,16 @@ class Peer:
 
     def withdraw(self, request: int) -> None:
         """End a request; only a waiting put is answered then."""
-        get = self._waiting.get(request)
-        if get:
+        answer = self._waiting.get(request)
+        if answer is m.Rows:
             del self._waiting[request]
-        if get is not None or request in self._delivered:
+        if answer is not None or request in self._delivered:
             self._delivered.discard(request)
             self._send(m.Withdraw(request))
 
     def bye(self) -> None:
         """End the session."""
+        self._said_bye = True
         self._send(m.Bye())
 
     def _send(self, message: Message) -> None:
@@ -152,16 +155,28 @@ class Peer:
             RemoteProtocolError: A server does not send that.
         """
         if isinstance(message, m.Welcome):
-            return Welcomed(message)
+            return self._welcomed(message)
         if isinstance(message, m.Goodbye):
-            return Ended(message.reason)
+            return Ended(message.reason if message.reason or self._said_bye else "it gave no reason")
         if isinstance(message, m.Recall):
             return Recalled(message.id) if message.id in self._delivered else None
         if not isinstance(message, (m.Done, m.Rows, m.Found, m.Statistics, m.Withdrawn, m.Error)):
             raise RemoteProtocolError(f"{self._address} sent {type(message).__name__}, which only a client sends")
-        if self._waiting.pop(message.id, None) is None:
+        expected = self._waiting.pop(message.id, None)
+        if expected is None:
             return None
+        if not isinstance(message, (expected, m.Error if expected is m.Rows else (m.Error, m.Withdrawn))):
+            came = type(message).__name__
+            raise RemoteProtocolError(f"{self._address} answered with {came}; expected {expected.__name__} or Error")
         return self._answer(message, frames)
+
+    def _welcomed(self, welcome: m.Welcome) -> Event:
+        if welcome.version == m.PROTOCOL_VERSION:
+            return Welcomed(welcome)
+        return Ended(
+            f"{VersionMismatch.__name__}: the server speaks version {welcome.version} of the protocol and the client "
+            f"version {m.PROTOCOL_VERSION}; install the same aioflow on both sides"
+        )
 
     def _answer(
         self, message: m.Done | m.Rows | m.Found | m.Statistics | m.Withdrawn | m.Error, frames: Sequence[Frame]
@@ -179,44 +194,4 @@ class Peer:
             case m.Withdrawn():
                 return Undone(message.id, message.rows)
             case m.Error():
-                return Refused(message.id, self._error(message))
-
-    def _error(self, message: m.Error) -> AioflowError:
-        kind = getattr(errors, message.kind, None)
-        error: AioflowError
-        if kind is errors.EndOfQueue:
-            lost = tuple(LostProducer(*fields) for fields in message.lost_producers)
-            error = errors.EndOfQueue(message.text, lost_producers=lost)
-        elif isinstance(kind, type) and issubclass(kind, AioflowError) and kind is not RemoteError:
-            error = kind(message.text)
-        else:
-            error = RemoteError(
-                f"{self._address}: {message.text}",
-                type_name=message.type_name,
-                traceback_text=message.traceback,
-                peer=self._address,
-            )
-        for note in message.notes:
-            error.add_note(note)
-        return error
-
-
-def unpack_stats(message: m.Statistics) -> QueueStats:
-    """Return the snapshot of a message."""
-    capacity_bytes, size, size_bytes, ahead, unacknowledged, puts, gets, enqueued, dequeued = message.numbers
-    return QueueStats(
-        name=message.name,
-        kind=message.kind,
-        capacity=message.capacity,
-        capacity_bytes=capacity_bytes,
-        size=size,
-        size_bytes=size_bytes,
-        ahead=ahead,
-        unacknowledged=unacknowledged,
-        is_closed=message.is_closed,
-        puts_waiting=puts,
-        gets_waiting=gets,
-        enqueued=enqueued,
-        dequeued=dequeued,
-        producers=tuple(message.producers),
-    )
+                return Refused(message.id, unpack_error(message, self._address))

@@ -219,7 +219,7 @@ class RemoteHost:
     ) -> _Call:
         if self._error is not None:
             raise self._error
-        call = _Call(self, self._peer.request(ref, make, frames, get=get), on_recall, get=get)
+        call = _Call(self, self._peer.request(ref, make, frames), on_recall, get=get)
         self._calls[call.id] = call
         self._send()
         return call

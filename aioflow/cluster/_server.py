@@ -13,7 +13,6 @@ import numpy as np
 
 from aioflow.cluster._broker import Broker, PeerId, TaskInfo
 from aioflow.cluster._codec import decode
-from aioflow.cluster._messages import Bye, Join, Leave
 from aioflow.cluster._spec import ClusterSpec
 from aioflow.errors import PlacementError, RemoteProtocolError, SessionError
 from aioflow.resources import Resources
@@ -159,8 +158,6 @@ class Server:
             self._broker.refuse(peer, str(error))
         else:
             self._broker.receive(peer, message, rest, now)
-            if isinstance(message, (Join, Leave, Bye)):
-                self._timer.changed()
         self._send()
 
     def lost(self, peer: PeerId) -> None:
@@ -168,7 +165,6 @@ class Server:
         self._connections.pop(peer, None)
         self._broker.lost(peer, time.monotonic(), "its connection was lost")
         self._send()
-        self._timer.changed()
 
     def _expire(self, now: float) -> None:
         self._broker.expire(now)
@@ -179,6 +175,8 @@ class Server:
             connection = self._connections.get(peer)
             if connection is not None:
                 connection.send(frames)
+        if self._broker.take_deadline_moved():
+            self._timer.changed()
 
     def _failed(self, error: BaseException) -> None:
         logger.error("the server failed", exc_info=error)

@@ -12,7 +12,7 @@ import numpy as np
 
 from aioflow.errors import SpecMismatch
 
-__all__ = ["STRING_DTYPES", "dtype_name", "numpy_dtype"]
+__all__ = ["DTYPES", "STRING_DTYPES", "dtype_name", "numpy_dtype"]
 
 STRING_DTYPES = frozenset({"str", "bytes"})
 
@@ -40,6 +40,9 @@ _ML_DTYPES = frozenset(
     }
 )
 
+# Every name of the table.
+DTYPES = STRING_DTYPES | _NUMPY_DTYPES | _ML_DTYPES
+
 
 def dtype_name(dtype: Any) -> str:
     """Return the table's name for a dtype given as a name, a NumPy or ml_dtypes dtype, or a Python type.
@@ -49,11 +52,12 @@ def dtype_name(dtype: Any) -> str:
     Raises:
         SpecMismatch: The dtype is not in the table.
     """
-    if isinstance(dtype, str) and (dtype in STRING_DTYPES or dtype in _NUMPY_DTYPES or dtype in _ML_DTYPES):
+    if isinstance(dtype, str) and dtype in DTYPES:
         return dtype
+    found: np.dtype[Any] | None
     try:
         found = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     # np.dtype(None) is float64: a default that nobody asked for.
     if found is not None and dtype is not None:

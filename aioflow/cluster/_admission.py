@@ -1,0 +1,59 @@
+"""What a broker lets in and out: the other side may not be an aioflow client, so what that checks is checked again."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from aioflow.errors import QueueError, SpecMismatch
+from aioflow.specs import STRING_DTYPES, numpy_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioflow.queues import QueueDefinition, Rows
+    from aioflow.specs import Column, ElementSpec
+
+__all__ = ["check_batch", "check_columns", "check_count"]
+
+# Rows of one put whose elements have no bytes: no frame pays for them, and a shuffle keeps 24 bytes of each.
+EMPTY_ROWS_MAX = 65_536
+# A batch after padding, which may be far more than what was put: as much as the machine lets a get take.
+BATCH_BYTES_MAX = 4 * 1000**3
+# Of strings, padding adds lengths, which are int64.
+LENGTH_BYTES = 8
+
+
+def check_columns(definition: QueueDefinition, columns: Sequence[Column], dtypes: Sequence[str]) -> None:
+    """Refuse columns that the queue's definition does not admit."""
+    components = definition.element.components
+    if [component.dtype for component in components] != list(dtypes):
+        raise SpecMismatch(f"got components of {list(dtypes)}; expected {', '.join(map(str, components))}")
+    rows = columns[0].shape[0]
+    for i, (column, component) in enumerate(zip(columns, components, strict=True)):
+        if column.shape[0] != rows or not component.admits(column.shape[1:]):
+            raise SpecMismatch(f"component {i} has shape {list(column.shape)}; expected {rows} rows of {component}")
+    if rows > EMPTY_ROWS_MAX and not any(math.prod(column.shape) for column in columns):
+        raise SpecMismatch(f"got {rows} elements without a byte; expected at most {EMPTY_ROWS_MAX} of those at once")
+
+
+def check_count(definition: QueueDefinition, count: int) -> None:
+    """Refuse a batch of elements whose shapes may differ in rank."""
+    if count != 1 and any(component.shape is None for component in definition.element.components):
+        raise SpecMismatch("the queue was defined without shapes: its elements cannot be batched; take them one by one")
+
+
+def check_batch(rows: Rows, element: ElementSpec) -> None:
+    """Refuse to pad a few long rows to more memory than a server has."""
+    needed = 0
+    for i, component in enumerate(element.components):
+        shapes = {part.segment.columns[i].shape[1:] for part in rows.parts}
+        if len(shapes) > 1:
+            padded = math.prod(max(sizes) for sizes in zip(*shapes, strict=True))
+            itemsize = LENGTH_BYTES if component.dtype in STRING_DTYPES else numpy_dtype(component.dtype).itemsize
+            needed += rows.count * padded * itemsize
+    if needed > BATCH_BYTES_MAX:
+        raise QueueError(
+            f"a batch of {rows.count} elements has {needed} bytes after padding, at most {BATCH_BYTES_MAX} "
+            "are allowed; take fewer at once, or bring them to similar shapes first"
+        )

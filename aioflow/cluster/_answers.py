@@ -1,0 +1,126 @@
+"""Errors and statistics as messages, and back: each pair of functions in one place."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+from aioflow import errors
+from aioflow.cluster import _messages as m
+from aioflow.errors import AioflowError, EndOfQueue, RemoteError
+from aioflow.queues import QueueStats
+from aioflow.resources import LostProducer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["cut", "pack_error", "pack_stats", "unpack_error", "unpack_stats"]
+
+# The texts of an error share one header of 64 KiB: so many bytes for each, 48 KiB at most in all.
+TEXT_BYTES = 4096
+NOTE_BYTES = 1024
+NOTES_MAX = 8
+# Who is lost is named in full; the tracebacks of all of them, or of the one unforeseen exception, share what is left.
+LOST_PRODUCERS_MAX = 8
+NAME_BYTES = 1024
+TRACEBACK_BYTES = 20_480
+
+# What the names of a queue's producers may take of a header.
+PRODUCERS_BYTES = 32_768
+
+_STATS_NUMBERS = (
+    "capacity_bytes",
+    "size",
+    "size_bytes",
+    "ahead",
+    "unacknowledged",
+    "puts_waiting",
+    "gets_waiting",
+    "enqueued",
+    "dequeued",
+)
+
+
+def cut(text: str, bytes_max: int = TEXT_BYTES, *, end: bool = False) -> str:
+    """Return a text that has at most `bytes_max` bytes of UTF-8: its beginning or, with `end`, its end."""
+    encoded = text.encode(errors="backslashreplace")
+    if len(encoded) > bytes_max:
+        room = bytes_max - len("... ")
+        kept = (encoded[-room:] if end else encoded[:room]).decode(errors="ignore")
+        return f"... {kept}" if end else f"{kept} ..."
+    return encoded.decode()
+
+
+# Errors
+
+
+def pack_error(request: int, error: Exception) -> m.Error:
+    """Return the message of an error, with a traceback where it was unforeseen."""
+    lost = error.lost_producers if isinstance(error, EndOfQueue) else ()
+    foreseen = isinstance(error, AioflowError)
+    text = "" if foreseen else "".join(traceback.format_exception(error))
+    notes: Sequence[str] = getattr(error, "__notes__", ())
+    return m.Error(
+        request,
+        type(error).__name__ if foreseen else RemoteError.__name__,
+        cut(str(error) or type(error).__name__),
+        [cut(note, NOTE_BYTES) for note in notes[:NOTES_MAX]],
+        list(_pack_lost(lost)),
+        cut(type(error).__name__, NAME_BYTES),
+        cut(text, TRACEBACK_BYTES, end=True),
+    )
+
+
+def _pack_lost(lost: Sequence[LostProducer]) -> Iterator[list[str]]:
+    share = TRACEBACK_BYTES // max(1, min(len(lost), LOST_PRODUCERS_MAX))
+    for producer in lost[:LOST_PRODUCERS_MAX]:
+        name, reason = cut(producer.name, NAME_BYTES), cut(producer.reason, NAME_BYTES)
+        yield [name, reason, cut(producer.traceback, share, end=True)]
+
+
+def unpack_error(message: m.Error, address: str) -> AioflowError:
+    """Return the error of a message; one of a class that this version does not know is a `RemoteError`."""
+    kind = getattr(errors, message.kind, None)
+    error: AioflowError
+    if kind is EndOfQueue:
+        lost = tuple(LostProducer(*fields) for fields in message.lost_producers)
+        error = EndOfQueue(message.text, lost_producers=lost)
+    elif isinstance(kind, type) and issubclass(kind, AioflowError) and kind is not RemoteError:
+        error = kind(message.text)
+    else:
+        error = RemoteError(
+            f"{address}: {message.text}",
+            type_name=message.type_name,
+            traceback_text=message.traceback,
+            peer=address,
+        )
+    for note in message.notes:
+        error.add_note(note)
+    return error
+
+
+# Statistics
+
+
+def pack_stats(request: int, stats: QueueStats) -> m.Statistics:
+    """Return the message of a snapshot; of very many producers it names the first."""
+    numbers = [getattr(stats, name) for name in _STATS_NUMBERS]
+    producers: list[str] = []
+    room = PRODUCERS_BYTES
+    for producer in stats.producers[: m.COMPONENTS_MAX]:
+        room -= len(producer.encode(errors="backslashreplace"))
+        if room >= 0:
+            producers.append(producer)
+    return m.Statistics(request, stats.name, stats.kind, stats.capacity, numbers, stats.is_closed, producers)
+
+
+def unpack_stats(message: m.Statistics) -> QueueStats:
+    """Return the snapshot of a message."""
+    return QueueStats(
+        name=message.name,
+        kind=message.kind,
+        capacity=message.capacity,
+        is_closed=message.is_closed,
+        producers=tuple(message.producers),
+        **dict(zip(_STATS_NUMBERS, message.numbers, strict=True)),
+    )
