@@ -222,7 +222,7 @@ class RemoteError(AioflowError):
 
 
 class DeviceError(AioflowError):
-    """A device failed."""
+    """A device failed at what was asked of it; queues and variables on it are as they were."""
 
 
 class DeviceUnavailable(DeviceError):

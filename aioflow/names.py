@@ -8,15 +8,20 @@ from typing import Self
 
 from aioflow.errors import ConnectFailed, PlacementError, SpecMismatch
 
-__all__ = ["DeviceName", "address_scheme", "check_shared_name", "normalise_address"]
+__all__ = ["DeviceName", "address_scheme", "check_job_name", "check_shared_name", "normalise_address"]
+
+# A message carries 1,024 characters; the rest is for the suffix of an epoch.
+NAME_CHARS_MAX = 1000
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)", re.DOTALL)
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s/:]+):(\d+|\*)")
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s/:]+):([0-9]{1,5}|\*)")
 
-# From TensorFlow's DeviceNameUtils: a job starts with a letter; "/cpu:0" is short for "/device:CPU:0".
+_JOB = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# From TensorFlow's DeviceSpec: "cpu:0" and "cpu" are short for "device:CPU:0" and "device:CPU:*", for known types only.
 _DEVICE_PART = re.compile(
-    r"/(?:job:(?P<job>[A-Za-z][A-Za-z0-9_]*)|replica:(?P<replica>\d+|\*)|task:(?P<task>\d+|\*)"
-    r"|device:(?P<kind>[A-Za-z]\w*):(?P<index>\d+|\*)|(?P<short_kind>cpu|gpu|CPU|GPU):(?P<short_index>\d+|\*))"
+    r"job:(?P<job>(?:[A-Za-z][A-Za-z0-9_]*)?)|replica:(?P<replica>[0-9]{1,9}|\*)|task:(?P<task>-?[0-9]{1,9}|\*)"
+    r"|device:(?P<kind>[A-Za-z][A-Za-z0-9_]*):(?P<index>[0-9]{1,9}|\*)"
+    r"|(?P<short_kind>(?i:cpu|gpu|tpu))(?::(?P<short_index>[0-9]{1,9}|\*))?"
 )
 
 
@@ -48,12 +53,14 @@ def check_shared_name(name: str, what: str = "shared_name") -> None:
     """Refuse a name that starts with an underscore: those are the framework's own (as in TensorFlow).
 
     Raises:
-        SpecMismatch: The name starts with an underscore, or is no string.
+        SpecMismatch: The name starts with an underscore, is too long, or is no string.
     """
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
         raise SpecMismatch(f"{what} must be a string, got {name!r}")
     if name.startswith("_"):
         raise SpecMismatch(f"{what} {name!r} starts with an underscore; such names are reserved, choose another")
+    if len(name) > NAME_CHARS_MAX:
+        raise SpecMismatch(f"{what} {name[:40]!r}... has {len(name)} characters; expected at most {NAME_CHARS_MAX}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +81,23 @@ class DeviceName:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `/job:ps/task:0/cpu:0`, or any part of it; a `*` leaves its field open.
+        """Parse `/job:ps/task:0/cpu:0`, or any part of it, in any order; a `*` leaves its field open.
+
+        Of a job or task that comes twice the last one holds; the first slash may be left out.
 
         Raises:
             PlacementError: It is no device name.
         """
         fields: dict[str, str] = {}
-        at = 0
-        while at < len(text):
-            part = _DEVICE_PART.match(text, at)
-            if part is None:
-                break
-            at = part.end()
-            fields.update({key.removeprefix("short_"): found for key, found in part.groupdict().items() if found})
-        if at < len(text) or fields.get("replica", "0") not in {"0", "*"}:
-            raise PlacementError(
-                f"{text!r} is no device name: expected parts such as /job:worker/task:0/device:CPU:0 or /gpu:0"
-            )
+        for text_of_part in filter(None, text.split("/")):
+            part = _DEVICE_PART.fullmatch(text_of_part)
+            found = part.groupdict().items() if part else ()
+            given = {key.removeprefix("short_"): value for key, value in found if value is not None}
+            if not given or ("kind" in given and "kind" in fields):
+                raise PlacementError(_no_device_name(text))
+            fields |= given
+        if fields.get("replica", "0") not in {"0", "*"}:
+            raise PlacementError(_no_device_name(text))
 
         def number(key: str) -> int | None:
             return int(fields[key]) if fields.get(key, "*") != "*" else None
@@ -120,3 +127,20 @@ class DeviceName:
         if self.kind is not None:
             parts.append(f"/device:{self.kind}:{'*' if self.index is None else self.index}")
         return "".join(parts)
+
+
+def check_job_name(job: str) -> None:
+    """Refuse the name of a job that no device name could contain.
+
+    Raises:
+        PlacementError: It is no string of letters, digits and underscores that starts with a letter.
+    """
+    if not isinstance(job, str) or not _JOB.fullmatch(job):  # pyright: ignore[reportUnnecessaryIsInstance] - anything
+        raise PlacementError(f"{job!r} is no name of a job: expected letters, digits and _, with a letter in front")
+
+
+def _no_device_name(text: str) -> str:
+    return (
+        f"{text!r} is no device name: expected parts such as /job:worker/task:0/device:CPU:0 or /gpu:0, "
+        "with one device, and no replica but 0"
+    )

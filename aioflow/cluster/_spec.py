@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aioflow.errors import PlacementError
-from aioflow.names import normalise_address
+from aioflow.names import check_job_name, normalise_address
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["ClusterSpec"]
 
@@ -26,9 +27,11 @@ class ClusterSpec:
 
     def __init__(self, jobs: ClusterSpec | Mapping[str, Sequence[str] | Mapping[int, str]]) -> None:
         if isinstance(jobs, ClusterSpec):
-            self._jobs: dict[str, dict[int, str]] = jobs._jobs
+            self._jobs: dict[str, dict[int, str]] = {job: dict(tasks) for job, tasks in jobs._jobs.items()}  # noqa: SLF001
             return
-        self._jobs = {job: _addresses(job, tasks) for job, tasks in dict(jobs).items()}
+        if not isinstance(jobs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+            raise PlacementError(f"a cluster is a dict of job to addresses, or a ClusterSpec; got {jobs!r}")
+        self._jobs = {job: _addresses(job, tasks) for job, tasks in jobs.items()}
         if not any(self._jobs.values()):
             raise PlacementError("a cluster needs at least one task, such as {'local': ['ipc:///tmp/flow.sock']}")
 
@@ -55,8 +58,20 @@ class ClusterSpec:
 
 
 def _addresses(job: str, tasks: Any) -> dict[int, str]:
-    if isinstance(tasks, (list, tuple)):
-        tasks = dict(enumerate(tasks))
-    if not isinstance(tasks, dict) or not all(type(index) is int and index >= 0 for index in tasks):
+    check_job_name(job)
+    addresses: dict[int, str] = {}
+    if isinstance(tasks, (Mapping, list, tuple)):
+        listed = tasks.items() if isinstance(tasks, Mapping) else enumerate(tasks)
+        addresses = {_index(job, index): normalise_address(str(address)) for index, address in listed}
+    if not isinstance(tasks, (Mapping, list, tuple)) or len(addresses) < len(tasks):
         raise PlacementError(f"job {job!r} must be a list of addresses or a dict of index to address, got {tasks!r}")
-    return {index: normalise_address(str(address)) for index, address in tasks.items()}
+    return addresses
+
+
+def _index(job: str, index: Any) -> int:
+    """Return a task index; a file of settings has it as a string."""
+    if type(index) is int and index >= 0:
+        return index
+    if isinstance(index, str) and index.isascii() and index.isdecimal():
+        return int(index)
+    raise PlacementError(f"job {job!r} has a task index {index!r}; expected an integer of at least 0")

@@ -1,0 +1,165 @@
+"""The client's half of the protocol: what it sends, and what it makes of what comes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aioflow.cluster import _messages as m
+from aioflow.cluster._codec import decode
+from aioflow.cluster._peer import Answered, Ended, Peer, Recalled, Refused, Undone, Welcomed
+from aioflow.errors import LocalProtocolError, NotFound, RemoteProtocolError
+from aioflow.resources import QueueKey, QueueRef
+
+if TYPE_CHECKING:
+    from aioflow.cluster._messages import Message
+
+_put = partial(m.Put, columns=[])
+_get = partial(m.Get, count=1, up_to=False)
+_close = partial(m.Close, cancel_pending=False)
+ROWS: Any = ([["int8", [2]]], [b"ab"])
+
+
+@pytest.fixture
+def peer() -> Peer:
+    """A peer that has said hello."""
+    peer = Peer("secret", "tcp://server:1")
+    assert _sent(peer) == [m.Hello(m.PROTOCOL_VERSION, "secret")]
+    return peer
+
+
+@pytest.fixture
+def ref(define: Any) -> QueueRef:
+    """A shared queue."""
+    return QueueRef(QueueKey("", "q"), define())
+
+
+def _sent(peer: Peer) -> list[Message]:
+    return [decode(frames)[0] for frames in peer.take_messages()]
+
+
+def test_a_queue_is_defined_once(peer: Peer, ref: QueueRef, define: Any) -> None:
+    """The first request on a queue brings its definition; another definition of that name has a number of its own."""
+    other = QueueRef(ref.key, define(capacity=11))
+    private = QueueRef(QueueKey("", "q", "private"), ref.definition)
+    assert [peer.request(each, m.Size) for each in (ref, ref, other, private)] == [1, 2, 3, 4]
+    kinds = [(type(message).__name__, getattr(message, "queue", 0)) for message in _sent(peer)]
+    assert kinds == [("Define", 1), ("Size", 1), ("Size", 1), ("Define", 2), ("Size", 2), ("Define", 3), ("Size", 3)]
+
+
+def test_what_is_too_long_is_not_sent(peer: Peer, ref: QueueRef) -> None:
+    """A name or a number outside the limits fails the call, not the session; what comes after is as before."""
+    for make in (partial(m.Join, name="n" * 1025, rejoin_s=0), partial(m.Get, count=2**31, up_to=False)):
+        with pytest.raises(LocalProtocolError, match=r"must be .*, got "):
+            peer.request(ref, make)
+    with pytest.raises(LocalProtocolError, match=r"Define\.name must be a string of 0 to 1024 characters"):
+        peer.request(QueueRef(QueueKey("", "n" * 1025), ref.definition), m.Size)
+    request = peer.request(ref, m.Size)
+    assert [type(message) for message in _sent(peer)] == [m.Define, m.Size]
+    assert peer.receive(m.Done(request, 5), []) == Answered(request, 5)
+
+
+def test_answers(peer: Peer, ref: QueueRef) -> None:
+    """Each kind of answer is the event of its request, once."""
+    put, get, lookup = peer.request(ref, _put), peer.request(ref, _get), peer.request(None, _lookup)
+    assert peer.receive(m.Done(put), []) == Answered(put, 0)
+    event = peer.receive(m.Rows(get, ROWS[0]), ROWS[1])
+    assert isinstance(event, Answered)
+    assert event.value[0].tolist() == [97, 98]
+    refused = peer.receive(m.Error(lookup, "NotFound", "no", [], []), [])
+    assert isinstance(refused, Refused)
+    assert isinstance(refused.error, NotFound)
+    for message in (m.Done(put), m.Rows(get, ROWS[0]), m.Error(lookup, "NotFound", "no", [], []), m.Done(99)):
+        assert peer.receive(message, ROWS[1]) is None
+
+
+def _lookup(request: int, _: int) -> m.Lookup:
+    return m.Lookup(request, "", "q")
+
+
+@pytest.mark.parametrize(
+    ("make", "answer"),
+    [
+        (_put, partial(m.Rows, columns=[])),
+        (_get, m.Done),
+        (_get, partial(m.Withdrawn, rows=0)),
+        (m.Stats, m.Done),
+        (m.Size, partial(m.Found, definition=[])),
+    ],
+)
+def test_an_answer_of_another_kind(peer: Peer, ref: QueueRef, make: Any, answer: Any) -> None:
+    """A server that answers a get by Done, or a put by rows, is not believed."""
+    request = peer.request(ref, make)
+    with pytest.raises(RemoteProtocolError, match="tcp://server:1 answered with"):
+        peer.receive(answer(request), [])
+
+
+def test_what_only_a_client_sends(peer: Peer) -> None:
+    """A server that sends a client's message is not believed."""
+    with pytest.raises(RemoteProtocolError, match="sent Bye, which only a client sends"):
+        peer.receive(m.Bye(), [])
+
+
+def test_withdrawing(peer: Peer, ref: QueueRef) -> None:
+    """A waiting put is answered; a get is not, and what comes for it is dropped; what has ended is not withdrawn."""
+    put, get, close, served = (peer.request(ref, make) for make in (_put, _get, _close, _get))
+    peer.receive(m.Rows(served, ROWS[0]), ROWS[1])
+    _sent(peer)
+    for request in (put, get, close, served):
+        peer.withdraw(request)
+    assert _sent(peer) == [m.Withdraw(put), m.Withdraw(get), m.Withdraw(close), m.Withdraw(served)]
+    assert peer.receive(m.Rows(get, ROWS[0]), ROWS[1]) is None
+    assert peer.receive(m.Withdrawn(put, 3), []) == Undone(put, 3)
+    assert peer.receive(m.Done(close), []) == Answered(close, 0)
+    for request in (put, get, close, served, 99):
+        peer.withdraw(request)
+        peer.acknowledge(request)
+        peer.promote(request)
+    assert not _sent(peer)
+
+
+def test_rows_are_acknowledged_once(peer: Peer, ref: QueueRef) -> None:
+    """Only rows that are here are acknowledged, and once; a recall is for rows that are here and not handed over."""
+    request = peer.request(ref, partial(m.Ask, count=1))
+    _sent(peer)
+    peer.acknowledge(request)
+    assert peer.receive(m.Recall(request), []) is None
+    assert not _sent(peer)
+    peer.receive(m.Rows(request, ROWS[0]), ROWS[1])
+    assert peer.receive(m.Recall(request), []) == Recalled(request)
+    peer.acknowledge(request)
+    peer.acknowledge(request)
+    peer.withdraw(request)
+    assert _sent(peer) == [m.Acknowledge(request)]
+    assert peer.receive(m.Recall(request), []) is None
+
+
+def test_a_request_ahead_is_promoted_while_it_waits(peer: Peer, ref: QueueRef) -> None:
+    """Promotion crosses the rows: where those are here, there is nothing to promote."""
+    first, second = peer.request(ref, partial(m.Ask, count=1)), peer.request(ref, partial(m.Ask, count=1))
+    _sent(peer)
+    peer.receive(m.Rows(first, ROWS[0]), ROWS[1])
+    peer.promote(first)
+    peer.promote(second)
+    assert _sent(peer) == [m.Promote(second)]
+
+
+def test_a_server_of_another_version(peer: Peer) -> None:
+    """Both versions are named, whoever notices."""
+    assert isinstance(peer.receive(m.Welcome(m.PROTOCOL_VERSION, "e", "j", 0, 1), []), Welcomed)
+    ended = peer.receive(m.Welcome(m.PROTOCOL_VERSION + 1, "", "", 0, 1), [])
+    assert isinstance(ended, Ended)
+    assert ended.reason.startswith(
+        "VersionMismatch: the server speaks version 2 of the protocol and the client version 1"
+    )
+
+
+def test_goodbyes(peer: Peer) -> None:
+    """An empty goodbye answers our bye; one that nobody asked for is an end, so that no call waits for ever."""
+    assert peer.receive(m.Goodbye(""), []) == Ended("it gave no reason")
+    assert peer.receive(m.Goodbye("shut down"), []) == Ended("shut down")
+    peer.bye()
+    assert _sent(peer) == [m.Bye()]
+    assert peer.receive(m.Goodbye(""), []) == Ended("")
