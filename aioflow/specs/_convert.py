@@ -15,7 +15,7 @@ import numpy as np
 
 from aioflow.errors import SpecMismatch
 from aioflow.specs._columns import Array, Column, Strings
-from aioflow.specs._dtypes import STRING_DTYPES, numpy_dtype
+from aioflow.specs._dtypes import DTYPES, STRING_DTYPES, numpy_dtype
 
 if TYPE_CHECKING:
     from aioflow.specs._spec import ElementSpec, TensorSpec
@@ -67,7 +67,8 @@ def _to_column(value: Any, spec: TensorSpec, *, many: bool, private: bool, label
     except SpecMismatch as error:
         raise SpecMismatch(f"{label}: {error}") from error.__cause__
     _check_shape(array.shape, spec, many=many, label=label)
-    if private and (array is value or array.base is not None) and not _immutable(array):
+    # What was given as it is (an object's own array too), and what is a view of something, is not ours.
+    if private and (array is given or array.base is not None) and not _immutable(array):
         array = array.copy()
     return array if many else array[np.newaxis]
 
@@ -135,8 +136,10 @@ def _to_array(value: Any, spec: TensorSpec) -> Array:
         raise SpecMismatch(f"got a ragged list; expected {spec}") from error
     if array.size == 0 and array.dtype == np.float64:  # an empty list has no dtype of its own
         return array.astype(target)
+    if array.dtype == np.float64 and isinstance(value, (list, tuple)) and not (np.abs(array) < 2.0**53).all():
+        array = np.asarray(value, dtype=object)  # large ints, which NumPy made floats of, may be among them
     if array.dtype.kind == "O":
-        return _convert_big_ints(array, target, spec)
+        return _convert_objects(array, target, spec)
     if array.dtype.name in _PYTHON_DTYPES:
         return _convert_python(array, target, spec)
     return _convert_array(array, target, spec)
@@ -146,7 +149,10 @@ def _convert_array(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Arr
     if array.dtype == target and array.dtype.isnative:
         return array
     source = array.dtype
-    if source.kind not in "biufcV" or not _same_kind(source, target):
+    # Structured and void arrays are of the same kind, V, as bfloat16.
+    if source.name not in DTYPES and source.kind not in "biufc":
+        raise SpecMismatch(f"got dtype {source.name}, which is not supported; expected {spec}")
+    if not _same_kind(source, target):
         raise SpecMismatch(f"got dtype {source.name}, which does not convert to {spec.dtype} by NumPy's same_kind")
     if source.kind in "iu" and array.size:
         _check_range(array, target, spec)
@@ -189,7 +195,9 @@ def _convert_python(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Ar
         raise SpecMismatch(f"got Python {'int' if kind in 'iu' else array.dtype.name} values; expected {spec}")
     with np.errstate(over="ignore"):
         converted = array.astype(target)
-    if not np.array_equal(np.isfinite(converted.astype(np.complex128)), np.isfinite(array)):
+    got = converted.astype(np.complex128)
+    # Some float8 types have no infinity: there it becomes a NaN.
+    if (np.isfinite(got) != np.isfinite(array)).any() or (np.isnan(got) != np.isnan(array)).any():
         raise SpecMismatch(f"a value overflows {spec.dtype}")
     return converted
 
@@ -199,8 +207,12 @@ def _convert_exactly(array: Array, target: np.dtype[Any], spec: TensorSpec) -> A
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array.astype(target)
-        back = (converted.real if target.kind == "c" else converted).astype(array.dtype)
+        real: Array = np.real(converted) if target.kind == "c" else converted
+        back = real.astype(array.dtype)
     fits = back == array
+    if target.kind not in "biu" and array.dtype.kind in "iu":
+        # The largest ints round up to a float that is out of range, and what becomes of that depends on the processor.
+        fits &= real.astype(np.float64) < 2.0 ** (63 if array.dtype.kind == "i" else 64)
     if target.kind in "iu" and array.dtype.kind in "iu" and array.dtype.kind != target.kind:
         fits &= (converted < 0) == (array < 0)  # int64 and uint64 wrap into each other and back
     if not fits.all():
@@ -209,35 +221,47 @@ def _convert_exactly(array: Array, target: np.dtype[Any], spec: TensorSpec) -> A
     return converted
 
 
-def _convert_big_ints(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Array:
+def _convert_objects(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Array:
+    """Convert Python numbers of which some are ints that NumPy has no common dtype for: the ints exactly."""
     items = array.ravel().tolist()
-    odd = next((item for item in items if not isinstance(item, int)), None)
-    if odd is not None or not items:
-        raise SpecMismatch(f"got a {type(odd).__name__}, which is no number or array; expected {spec}")
-    try:
-        converted = np.array([target.type(item) for item in items], dtype=target)
-        exact = all(int(got.real) == item for got, item in zip(converted, items, strict=True))
-    except (OverflowError, ValueError):
-        exact = False
-        converted = array
-    if not exact:
-        raise SpecMismatch(f"{max(items, key=abs)} does not fit exactly into {spec.dtype}")
-    return converted.reshape(array.shape)
+    odd = [item for item in items if not isinstance(item, (int, float, np.integer, np.floating))]
+    if odd or not items:
+        raise SpecMismatch(f"got a {type((odd or items or [[]])[0]).__name__}, which is no number; expected {spec}")
+    ints = [int(item) if isinstance(item, (int, np.integer)) else None for item in items]
+    whole = [number for number in ints if number is not None]
+    if target.kind in "biu":
+        if target.kind == "b" or len(whole) < len(items):
+            raise SpecMismatch(f"got Python {'int' if len(whole) == len(items) else 'float'} values; expected {spec}")
+        limits = np.iinfo(target)
+        wrong = [number for number in whole if not limits.min <= number <= limits.max]
+        converted = array if wrong else array.astype(target)
+    else:
+        try:
+            floats = np.array([float(item) for item in items]).reshape(array.shape)
+        except OverflowError as error:
+            bits = max(number.bit_length() for number in whole)
+            raise SpecMismatch(f"an int of {bits} bits does not fit exactly into {spec.dtype}") from error
+        converted = _convert_python(floats, target, spec)
+        got = np.real(converted.astype(np.complex128)).ravel().tolist()
+        wrong = [number for number, back in zip(ints, got, strict=True) if number is not None and back != number]
+    if wrong:
+        raise SpecMismatch(f"{wrong[0]} does not fit exactly into {spec.dtype}")
+    return converted
 
 
 # Strings
 
 
 def _string_array(value: Any) -> Array:
+    if isinstance(value, (str, bytes)):  # NumPy's scalars too: as arrays they would lose trailing NULs
+        scalar = np.empty((), dtype=object)
+        scalar[()] = value
+        return scalar
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
         if array.dtype.kind not in "SUTO":
             raise SpecMismatch(f"got dtype {array.dtype.name}; expected strings")
         return array.astype(object)
-    if isinstance(value, (str, bytes)):
-        scalar = np.empty((), dtype=object)
-        scalar[()] = value
-        return scalar
     try:
         return np.array(value, dtype=object)  # never as U or S: those drop trailing NULs
     except ValueError as error:

@@ -142,9 +142,9 @@ def parse_names(names: Any, count: int) -> tuple[str, ...] | None:
     Raises:
         SpecMismatch: Their number is not `count`, or one is no string.
     """
-    if names is None or (isinstance(names, (list, tuple)) and not names):
+    if names is None:
         return None
-    listed = [names] if isinstance(names, str) else list(names)
+    listed = list(names) if isinstance(names, (list, tuple)) else [names]
     if not all(isinstance(name, str) for name in listed):
         raise SpecMismatch(f"names must be strings, got {listed!r}")
     if len(listed) != count:
