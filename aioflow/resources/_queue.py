@@ -26,6 +26,7 @@ class _Join:
     ticket: Ticket
     session: str
     name: str
+    rejoin_s: float
     give_up: float
 
 
@@ -42,7 +43,7 @@ class QueueResource:
         self.machine = machine
         self.sessions: set[str] = set()
         self.left_at: float | None = None
-        self.rejoin_s: dict[str, float] = {}
+        self._rejoin_s: dict[str, float] = {}
         self._producers = Producers(machine.definition.producers or 1)
         self._joins: deque[_Join] = deque()
         self._effects: list[Effect] = []
@@ -67,14 +68,13 @@ class QueueResource:
     def join(self, session: str, name: str, *, rejoin_s: float, give_up: float) -> Ticket:
         """Register a producer, waiting until `give_up` for a name that is in use to become free."""
         ticket = self.machine.issue_ticket()
-        self.rejoin_s[name] = rejoin_s
-        self._joins.append(_Join(ticket, session, name, give_up))
+        self._joins.append(_Join(ticket, session, name, rejoin_s, give_up))
         self._serve_joins()
         return ticket
 
     def leave(self, name: str, lost: LostProducer | None, now: float) -> None:
         """Take a producer out; the last one's leaving closes the queue."""
-        rejoin_s = self.rejoin_s.get(name, 0)
+        rejoin_s = self._rejoin_s.get(name, 0)
         self._producers.leave(name, lost, now + rejoin_s if rejoin_s > 0 else None)
         self._serve_joins()
         self._close_if_left()
@@ -131,10 +131,15 @@ class QueueResource:
             if join.name not in self._producers.present:
                 self._joins.remove(join)
                 self._producers.join(join.session, join.name)
+                self._rejoin_s[join.name] = join.rejoin_s
+                self._report_lost()
                 self._effects.append(Completed(join.ticket))
 
-    def _close_if_left(self) -> None:
+    def _report_lost(self) -> None:
         self.machine.lost_producers = tuple(self._producers.lost.values())
+
+    def _close_if_left(self) -> None:
+        self._report_lost()
         if self._producers.all_left and not self._closing and not self.machine.is_closed:
             self._closing = True
             self.machine.close()
