@@ -1,0 +1,294 @@
+"""Capacity in bytes, and requests ahead: what TensorFlow does not have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from aioflow.errors import EndOfQueue, QueueError, SpecMismatch
+from aioflow.queues import CAPACITY_BYTES_DEFAULT, QueueDefinition, QueueMachine, Segment
+from aioflow.specs import ElementSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.unit.queues.conftest import Bench
+
+    Make = Callable[..., Bench]
+
+
+def test_a_put_waits_for_bytes(make: Make) -> None:
+    """semantics 0.4: a put waits while the bytes held would exceed capacity_bytes."""
+    queue = make(capacity_bytes=10)
+    queue.put(1, nbytes=6)
+    put = queue.put(2, nbytes=5)
+    assert queue.waits(put)
+    queue.take(1)
+    assert queue.results[put] is None
+
+
+def test_a_put_may_fill_the_bytes(make: Make) -> None:
+    """semantics 0.4: the bytes held may equal capacity_bytes."""
+    queue = make(capacity_bytes=10)
+    assert queue.results[queue.put(1, 2, nbytes=5)] is None
+
+
+def test_one_large_element_enters_an_empty_queue(make: Make) -> None:
+    """semantics 0.4: one element larger than capacity_bytes may enter an empty queue, and only then."""
+    queue = make(capacity_bytes=10)
+    queue.put(1, nbytes=1)
+    large, small = queue.put(2, 3, nbytes=50), queue.put(4, nbytes=1)
+    assert queue.size == 1
+    assert queue.take(1) == [1]
+    assert queue.size == 1
+    assert queue.waits(large)
+    assert queue.take(1) == [2]
+    assert queue.results[large] is None
+    assert queue.waits(small)
+
+
+def test_rows_of_a_put_vary(make: Make) -> None:
+    """semantics 0.4: of an enqueue_many as many rows go in as have room in bytes."""
+    queue = make(capacity_bytes=10)
+    put = queue.put(1, 2, 3, 4, nbytes=[4, 4, 4, 4])
+    assert queue.size == 2
+    assert queue.take(1) == [1]
+    assert queue.size == 2
+    queue.take(2)
+    assert queue.results[put] is None
+    assert queue.machine.stats().size_bytes == 4
+
+
+@pytest.mark.parametrize("nbytes", [0, [0]])
+def test_no_bytes_wait_too(make: Make, nbytes: int | list[int]) -> None:
+    """semantics 0.4: above the capacity, after a restore, an element without bytes waits as every other."""
+    queue = make(capacity_bytes=10)
+    queue.put(1, nbytes=8)
+    get = queue.get(1)
+    queue.put(2, nbytes=8)
+    queue.restore(get)
+    put = queue.put(3, nbytes=nbytes)
+    assert queue.waits(put)
+    queue.take(1)
+    assert queue.results[put] is None
+
+
+def test_default_bytes() -> None:
+    """semantics 0.4: unspecified means 256 MB."""
+    definition = QueueDefinition("FIFOQueue", ElementSpec((TensorSpec("int8", None),)), 1)
+    assert definition.bytes_max == CAPACITY_BYTES_DEFAULT == 256_000_000
+
+
+def test_taken_bytes_are_the_getters(make: Make) -> None:
+    """semantics 0.4: what a waiting dequeue_many has taken is charged to the getter, not to the capacity."""
+    queue = make(capacity_bytes=10)
+    get = queue.get(5)
+    put = queue.put(1, 2, 3, 4, nbytes=10)
+    assert queue.results[put] is None
+    assert queue.waits(get)
+    assert queue.machine.stats().size_bytes == 0
+
+
+def test_a_reserve_that_cannot_fit() -> None:
+    """semantics 0.4: a min_after_dequeue that can never fit is refused, and the message names the bytes needed."""
+    element = ElementSpec((TensorSpec("float32", (10,)),))
+    QueueDefinition("RandomShuffleQueue", element, 10, capacity_bytes=200, min_after_dequeue=4)
+    with pytest.raises(SpecMismatch, match="240 bytes"):
+        QueueDefinition("RandomShuffleQueue", element, 10, capacity_bytes=200, min_after_dequeue=5)
+
+
+def test_a_priority_batch_that_cannot_fit() -> None:
+    """semantics 0.4: a PriorityQueue's n that can never fit into the bytes is refused, naming the bytes needed."""
+    element = ElementSpec((TensorSpec("int64", ()),))
+    definition = QueueDefinition("PriorityQueue", element, -1, capacity_bytes=16)
+    machine = QueueMachine(definition, np.random.default_rng(0))
+    machine.dequeue(2)
+    with pytest.raises(SpecMismatch, match="24 bytes"):
+        machine.dequeue(3)
+
+
+def test_a_stuck_put_of_a_shuffle_fails(make: Make) -> None:
+    """semantics 0.4: when bytes alone block the put and the reserve every get, the put fails naming capacity_bytes."""
+    queue = make("RandomShuffleQueue", 10, capacity_bytes=10, min_after_dequeue=2)
+    queue.put(1, 2, nbytes=4)
+    put = queue.put(3, nbytes=4)
+    assert type(queue.results[put]) is QueueError
+    assert "capacity_bytes" in str(queue.results[put])
+    assert queue.results[queue.put(4, nbytes=2)] is None
+
+
+def test_a_stuck_enqueue_many_notes_its_rows(make: Make) -> None:
+    """semantics 0.4: rows of a stuck enqueue_many that are in stay in, and the error says how many."""
+    queue = make("RandomShuffleQueue", 10, capacity_bytes=10, min_after_dequeue=2)
+    put = queue.put(1, 2, 3, nbytes=5)
+    assert queue.results[put].__notes__ == ["2 of 3 rows are in the queue and stay in"]
+
+
+def test_a_put_is_not_stuck_while_a_get_can_run(make: Make) -> None:
+    """semantics 0.4: while a get could take an element, a put waits for bytes."""
+    queue = make("RandomShuffleQueue", 10, capacity_bytes=10, min_after_dequeue=1)
+    queue.put(1, 2, nbytes=4)
+    put = queue.put(3, nbytes=4)
+    assert queue.waits(put)
+    queue.take(1)
+    assert queue.results[put] is None
+
+
+def test_a_put_is_stuck_when_nothing_can_come_back(make: Make) -> None:
+    """semantics 0.4: what is unacknowledged may come back; its acknowledgement makes the put stuck."""
+    queue = make("RandomShuffleQueue", 10, capacity_bytes=10, min_after_dequeue=1)
+    queue.put(1, 2, nbytes=4)
+    get = queue.get(1)
+    put = queue.put(3, nbytes=8)
+    assert queue.waits(put)
+    queue.acknowledge(get)
+    assert type(queue.results[put]) is QueueError
+
+
+def test_a_stuck_put_of_a_priority_queue_fails(make: Make) -> None:
+    """semantics 0.4: so it is where a waiting get of a PriorityQueue wants more than the bytes hold."""
+    queue = make("PriorityQueue", 10, capacity_bytes=10)
+    queue.put(1, 2, nbytes=4)
+    put = queue.put(3, nbytes=4)
+    assert queue.waits(put)
+    queue.get(3)
+    assert type(queue.results[put]) is QueueError
+
+
+# Requests ahead
+
+
+def test_a_request_counts_as_in_the_queue(make: Make) -> None:
+    """semantics 0.4: what a request ahead holds is counted by size() until it is acknowledged."""
+    queue = make(capacity=2)
+    ask = queue.ask(1)
+    queue.put(1, 2)
+    put = queue.put(3)
+    assert queue.results[ask] == [1]
+    assert queue.size == 2
+    assert queue.machine.stats().ahead == 1
+    assert queue.waits(put)
+    queue.acknowledge(ask)
+    assert queue.results[put] is None
+
+
+def test_requests_wait_for_all_they_want(make: Make) -> None:
+    """semantics 0.4: a request ahead takes nothing before it can have all, and the size does not change."""
+    queue = make()
+    ask = queue.ask(3)
+    queue.put(1, 2)
+    assert queue.waits(ask)
+    assert queue.size == 2
+    assert queue.machine.stats().ahead == 0
+
+
+def test_requests_are_served_in_turn(make: Make) -> None:
+    """semantics 0.4: requests ahead are served in their order, so that each consumer gets its share."""
+    queue = make()
+    asks = [queue.ask(2), queue.ask(1), queue.ask(2)]
+    queue.put(1, 2, 3, 4, 5)
+    assert [queue.results[ask] for ask in asks] == [[1, 2], [3], [4, 5]]
+
+
+def test_gets_come_before_requests(make: Make) -> None:
+    """semantics 0.4: requests ahead are served only while no get waits."""
+    queue = make()
+    ask, get = queue.ask(1), queue.get(2)
+    queue.put(1)
+    assert queue.waits(ask)
+    queue.put(2)
+    assert queue.results[get] == [1, 2]
+    assert queue.waits(ask)
+    queue.put(3)
+    assert queue.results[ask] == [3]
+
+
+def test_a_promoted_request_is_a_get(make: Make) -> None:
+    """semantics 0.4: a request that was promoted takes its turn behind the gets that wait, as dequeue_up_to."""
+    queue = make()
+    ask, get = queue.ask(3), queue.get(1)
+    queue.promote(ask)
+    queue.put(1, 2, 3)
+    assert queue.results[get] == [1]
+    assert queue.waits(ask)
+    queue.close()
+    assert queue.results[ask] == [2, 3]
+
+
+def test_promoting_what_was_served(make: Make) -> None:
+    """semantics 0.4: a request that has its rows stays as it is when it is promoted."""
+    queue = make()
+    ask = queue.ask(1)
+    queue.put(1)
+    queue.promote(ask)
+    assert queue.machine.stats().ahead == 1
+
+
+def test_nothing_goes_ahead_after_the_close(make: Make) -> None:
+    """semantics 0.3: after the close nothing is sent ahead; a request that is promoted is served, or ends."""
+    queue = make()
+    first, second = queue.ask(2), queue.ask(2)
+    queue.put(1)
+    queue.close()
+    assert queue.waits(first)
+    queue.promote(first)
+    assert queue.results[first] == [1]
+    queue.acknowledge(first)
+    queue.promote(second)
+    assert isinstance(queue.results[second], EndOfQueue)
+
+
+def test_recalled_for_a_get(make: Make) -> None:
+    """semantics 0.4: what is ahead is recalled, the latest first, when a get waits on a closed, empty queue."""
+    queue = make()
+    asks = [queue.ask(1), queue.ask(1), queue.ask(1)]
+    queue.put(1, 2, 3)
+    queue.close()
+    get = queue.get(2)
+    assert queue.recalled == [asks[2], asks[1]]
+    queue.restore(asks[2])
+    queue.restore(asks[1])
+    assert queue.results[get] == [2, 3]
+    assert queue.recalled == [asks[2], asks[1]]
+
+
+def test_recalled_while_open(make: Make) -> None:
+    """semantics 1.2: a get does not wait while size() is above 0: on an open queue too what is ahead is recalled."""
+    queue = make()
+    ask = queue.ask(1)
+    queue.put(1)
+    get = queue.get(1)
+    assert queue.recalled == [ask]
+    queue.restore(ask)
+    assert queue.results[get] == [1]
+
+
+def test_requests_leave_the_reserve(make: Make) -> None:
+    """semantics 1.6: a request ahead does not take from the reserve of an open queue."""
+    queue = make("RandomShuffleQueue", 10, min_after_dequeue=2)
+    ask = queue.ask(2)
+    queue.put(1, 2, 3)
+    assert queue.waits(ask)
+    queue.put(4)
+    assert not queue.waits(ask)
+
+
+def test_a_cancelled_request(make: Make) -> None:
+    """semantics 0.4: a request that waits can be withdrawn, and the next one moves up."""
+    queue = make()
+    first, second = queue.ask(3), queue.ask(1)
+    queue.put(1)
+    queue.cancel(first)
+    assert queue.results[second] == [1]
+
+
+def test_rows_of_a_looser_definition() -> None:
+    """semantics 1.7: rows that only the definition of the put admits are refused, and nothing is queued."""
+    definition = QueueDefinition("PaddingFIFOQueue", ElementSpec((TensorSpec("int8", (3, None)),)), 4)
+    machine = QueueMachine(definition, np.random.default_rng(0))
+    machine.enqueue(Segment.of((np.zeros((1, 3, 7), np.int8),)))
+    with pytest.raises(SpecMismatch, match=r"\[2, 7\]"):
+        machine.enqueue(Segment.of((np.zeros((1, 2, 7), np.int8),)))
+    assert len(machine) == 1
