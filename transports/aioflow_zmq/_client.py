@@ -92,12 +92,15 @@ class ClientConnection:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._monitor_pump.run, name=f"aioflow monitor {self._address}")
+                tasks.start_soon(self._pump.run_woken, name=f"aioflow woken {self._address}")
                 await self._pump.run()
                 self._monitor_pump.stop()
         finally:
             self._end()
-            await self._close_sockets()
-            self._finished.set()
+            try:
+                await self._close_sockets()
+            finally:
+                self._finished.set()
 
     def send(self, frames: Sequence[Frame]) -> None:
         """Send one message without waiting; after a loss or a close it is dropped.

@@ -1,10 +1,12 @@
-"""The owner task of one socket: it sleeps on the socket's descriptor and takes turns.
+"""Who owns a socket: a task that sleeps on the socket's descriptor and takes turns, and one that takes them when asked.
 
 The descriptor is edge-triggered: it wakes once for what libzmq has to say, and any call on the socket, a send too, may
 take that in and leave the descriptor silent. Hence two rules:
 
 1. A turn ends only after the socket's EVENTS, asked last, show nothing that can be done.
 2. Who calls the socket outside of a turn asks for EVENTS afterwards and calls `wake` if there is something to do.
+
+A turn is a plain function, so two never overlap, and what a turn calls sees the socket in no half state.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Pump:
         self._fd = socket.fileno()
         self._turn = turn
         self._wait: anyio.CancelScope | None = None
+        self._woken = anyio.Event()
         self._stopped = False
         self._in_turn = False
 
@@ -41,13 +44,9 @@ class Pump:
         return self._in_turn
 
     async def run(self) -> None:
-        """Take turns until `stop`."""
+        """Take a turn whenever the descriptor wakes, until `stop`."""
         while not self._stopped:
-            self._in_turn = True
-            try:
-                wait_s = self._turn()
-            finally:
-                self._in_turn = False
+            wait_s = self._take_turn()
             if self._stopped:
                 break
             if not wait_s:
@@ -56,12 +55,36 @@ class Pump:
             with anyio.move_on_after(wait_s) as self._wait:
                 await anyio.wait_readable(self._fd)
 
+    async def run_woken(self) -> None:
+        """Take a turn whenever `wake` was called, until `stop`; beside `run`, whose wait it leaves alone.
+
+        To end that wait and begin it anew would cost several times the turn.
+        """
+        while not self._stopped:
+            await self._woken.wait()
+            self._woken = anyio.Event()
+            if self._stopped:
+                break
+            wait_s = self._take_turn()
+            if not wait_s:
+                self._woken.set()
+            elif self._wait is not None:
+                self._wait.deadline = min(self._wait.deadline, anyio.current_time() + wait_s)
+
     def wake(self) -> None:
-        """Have a turn taken soon, by the owner task."""
+        """Have a turn taken soon."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """End `run` and `run_woken` before their next turn."""
+        self._stopped = True
+        self._woken.set()
         if self._wait is not None:
             self._wait.cancel()
 
-    def stop(self) -> None:
-        """End `run` before its next turn."""
-        self._stopped = True
-        self.wake()
+    def _take_turn(self) -> float:
+        self._in_turn = True
+        try:
+            return self._turn()
+        finally:
+            self._in_turn = False

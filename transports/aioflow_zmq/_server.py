@@ -98,14 +98,17 @@ class Server:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._monitor_pump.run, name=f"aioflow monitor {self._address}")
+                tasks.start_soon(self._pump.run_woken, name=f"aioflow woken {self._address}")
                 await self._pump.run()
                 self._monitor_pump.stop()
         finally:
             self._closing = True
             for peer in self._peers.values():
                 peer.end()
-            await self._close_sockets()
-            self._finished.set()
+            try:
+                await self._close_sockets()
+            finally:
+                self._finished.set()
 
     async def aclose(self) -> None:
         """Accept nothing new and close every connection, each after its peer has received what was sent to it."""
