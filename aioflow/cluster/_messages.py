@@ -120,11 +120,12 @@ class Record:
 
     def admits(self, value: Any) -> bool:
         """Whether a value is allowed."""
-        return (
-            isinstance(value, list)
-            and len(value) == len(self.rules)
-            and all(rule.admits(item) for rule, item in zip(self.rules, value, strict=True))
-        )
+        if not isinstance(value, list) or len(value) != len(self.rules):
+            return False
+        for rule, item in zip(self.rules, value, strict=True):  # noqa: SIM110 - quicker than all(): it is in every put
+            if not rule.admits(item):
+                return False
+        return True
 
     def __str__(self) -> str:
         return f"a list of [{', '.join(map(str, self.rules))}]"
