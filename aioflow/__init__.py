@@ -4,8 +4,8 @@ A queue object is a definition; the resource behind it lives in a session: embed
 other processes reach too. Loader processes enqueue, trainer processes dequeue batches; nobody polls, nobody overruns
 memory, and nothing that was accepted is lost.
 
-Where to read next: `client/` is what users hold, `queues/_machine.py` the rules of a queue, `cluster/_messages.py` what goes
-over the wire, `errors.py` everything that can be raised.
+Where to read next: `client/` is what users hold, `queues/_machine.py` the rules of a queue, `cluster/_messages.py` what
+goes over the wire, `errors.py` everything that can be raised.
 """
 
 from aioflow.client import (
@@ -36,8 +36,8 @@ from aioflow.errors import (
     GraphCycle,
     GraphError,
     LocalProtocolError,
-    NoSession,
     NodeFailed,
+    NoSession,
     NotFound,
     NotInitialised,
     OperationCancelled,

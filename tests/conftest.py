@@ -110,7 +110,7 @@ def _without_leaked_tasks(test: Callable[..., Any]) -> Callable[..., Any]:
         before = _tasks()
         await test(*arguments, **named)
         with anyio.move_on_after(SETTLE_S):
-            while _tasks() - before:  # noqa: ASYNC110 - they are anybody's tasks, and tell nobody of their end
+            while _tasks() - before:
                 await anyio.sleep(LOOK_S)
         if leaked := _tasks() - before:
             pytest.fail(f"the test left tasks behind: {', '.join(map(repr, leaked))}", pytrace=False)

@@ -1,6 +1,7 @@
 """The command `aioflow`, also `python -m aioflow`.
 
-Exit codes: 0 done, 1 an error of aioflow's (one line on standard error says cause and next step), 2 wrong usage, 130 Ctrl-C.
+Exit codes: 0 done, 1 an error of aioflow's (one line on standard error says cause and next step), 2 wrong usage, 130
+Ctrl-C.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from aioflow.cluster import Server
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import AsyncIterator
 
 __all__ = ["add_serve"]
 
@@ -38,13 +39,13 @@ async def _serve(address: str) -> int:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with Server({"local": [address]}) as server, anyio.create_task_group() as tasks:
             print(f"aioflow serves at {server.address}", flush=True)
-            tasks.start_soon(_stop_at, server, signals, tasks.cancel_scope)
+            tasks.start_soon(_stop_at, signals, tasks.cancel_scope)
             await server.join()
             tasks.cancel_scope.cancel()
     return 0
 
 
-async def _stop_at(server: Server, signals: object, scope: anyio.CancelScope) -> None:
-    async for _ in signals:  # type: ignore[attr-defined]
+async def _stop_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+    async for _ in signals:
         scope.cancel()
         return

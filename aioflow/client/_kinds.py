@@ -146,7 +146,8 @@ class PriorityQueue(Queue):
     """The element of the lowest priority comes first; equal priorities in the order of acceptance.
 
     `dtypes` and `shapes` describe the values; an int64 scalar, the priority, is put in front, so elements are
-    `(priority, value, ...)`. `names`, where given, include a name for it. Batches are sorted, and so are taken all at once.
+    `(priority, value, ...)`. `names`, where given, include a name for it. Batches are sorted, and so are taken all at
+    once.
 
     Args:
         capacity: As in `FIFOQueue`.

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from aioflow.names import DeviceName, check_shared_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 __all__ = ["container", "current_container", "current_device", "device"]
 
-_device: ContextVar[DeviceName] = ContextVar("aioflow_device", default=DeviceName())
+_device: ContextVar[DeviceName] = ContextVar("aioflow_device", default=DeviceName())  # noqa: B039 - it is frozen
 _container: ContextVar[str] = ContextVar("aioflow_container", default="")
 
 
 @contextmanager
-def device(name: str | None) -> Iterator[None]:
+def device(name: str | None) -> Generator[None]:
     """Place the queues that are defined inside on a device; inner scopes override what they name.
 
     Args:
@@ -36,7 +36,7 @@ def device(name: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def container(name: str) -> Iterator[None]:
+def container(name: str) -> Generator[None]:
     """Keep the shared queues that are defined inside in a container of this name; the empty name is the default one.
 
     Raises:

@@ -25,7 +25,8 @@ __all__ = ["Session", "current_session"]
 
 TARGET_VARIABLE = "AIOFLOW_TARGET"
 
-# A closing session waits this long for its writers to flush; a server that does not answer must not keep a process alive.
+# A closing session waits this long for its writers to flush; a server that does not answer must not keep a process
+# alive.
 FLUSH_S = 1.0
 
 _current: ContextVar[Session | None] = ContextVar("aioflow_session", default=None)
@@ -50,8 +51,8 @@ class Session:
         """Make a session; nothing is opened yet.
 
         Args:
-            target: `inproc://name`, `ipc://path` or `tcp://host:port` of a server, or a `Server` of this process. None is
-                what the environment variable AIOFLOW_TARGET names, else an embedded host: queues in this process.
+            target: `inproc://name`, `ipc://path` or `tcp://host:port` of a server, or a `Server` of this process. None
+                is what the environment variable AIOFLOW_TARGET names, else an embedded host: queues in this process.
             graph: Not available in this version.
             config: Settings; the defaults where None.
             credentials: Not available in this version.

@@ -33,7 +33,9 @@ class Writer:
 
     def __init__(self, queue: Queue, batch: int, batch_bytes: int, delay_s: float) -> None:
         if batch < 1 or batch_bytes < 1 or delay_s <= 0:
-            raise SpecMismatch(f"a writer needs batch, batch_bytes and delay_s above 0, got {(batch, batch_bytes, delay_s)}")
+            raise SpecMismatch(
+                f"a writer needs batch, batch_bytes and delay_s above 0, got {(batch, batch_bytes, delay_s)}"
+            )
         self._queue = queue
         self._batch = batch
         self._batch_bytes = batch_bytes

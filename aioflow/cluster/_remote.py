@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteHost"]
 
-# A closing session waits this long for the server's answer, so that its puts and acknowledgements are known to be there.
+# A closing session waits this long for the server's answer, so that its puts and acknowledgements are known to be
+# there.
 GOODBYE_S = 0.5
 
 # The end of a traceback says most; the header of a message has 64 KiB.
@@ -47,7 +48,9 @@ class _Call:
 
     __slots__ = ("_columns", "_host", "id", "is_get", "on_recall", "waiter")
 
-    def __init__(self, host: RemoteHost, request: int, on_recall: Callable[[Request], None] | None, *, get: bool) -> None:
+    def __init__(
+        self, host: RemoteHost, request: int, on_recall: Callable[[Request], None] | None, *, get: bool
+    ) -> None:
         self.waiter: Waiter[Any] = Waiter()
         self.id = request
         self.is_get = get
@@ -101,7 +104,7 @@ class RemoteHost:
                 self._send()
                 await self._welcome.wait()
                 return
-            raise ConnectFailed(
+            raise ConnectFailed(  # noqa: TRY301 - disconnects as any other error does
                 f"no aioflow server answered at {self._address} within {self._connect_s} s; "
                 f"start one with: aioflow serve --bind {self._address}"
             )
@@ -126,8 +129,8 @@ class RemoteHost:
         here = f"/job:{welcome.job}/task:{welcome.task}"
         if welcome.tasks > 1 and not key.session and (device.job is None or device.task is None):
             raise PlacementError(
-                f"queue {key.name!r} is shared in a cluster of {welcome.tasks} tasks and names none: two sessions would "
-                f"hold two queues; define it with device={here!r}"
+                f"queue {key.name!r} is shared in a cluster of {welcome.tasks} tasks and names none: two sessions "
+                f"would hold two queues; define it with device={here!r}"
             )
         if device.job not in {None, welcome.job} or device.task not in {None, welcome.task}:
             raise PlacementError(

@@ -62,7 +62,9 @@ class Server:
             SessionError: `ops` or `credentials` were given.
         """
         if ops or credentials is not None:
-            raise SessionError("this version of aioflow serves queues on this host only; leave ops= and credentials= out")
+            raise SessionError(
+                "this version of aioflow serves queues on this host only; leave ops= and credentials= out"
+            )
         spec = ClusterSpec(cluster)
         if job_name is None and len(spec.jobs) > 1:
             raise PlacementError(f"the cluster has the jobs {spec.jobs}; name this server's with job_name=")
@@ -194,7 +196,5 @@ class _Receiver:
     def received(self, frames: list[Frame]) -> None:
         self._server.received(self._peer, frames)
 
-    def lost(self, error: TransportError) -> None:
+    def lost(self, error: TransportError) -> None:  # noqa: ARG002 - Receiver's; the broker has its own words
         self._server.lost(self._peer)
-
-

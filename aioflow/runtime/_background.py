@@ -1,7 +1,7 @@
 """Tasks that belong to an object with `open` and `close` instead of to a block of code.
 
-`await session.open()` may be called anywhere, so its tasks cannot live in a task group of the caller's; they live in one of
-their own, inside a task that the event loop holds.
+`await session.open()` may be called anywhere, so its tasks cannot live in a task group of the caller's; they live in
+one of their own, inside a task that the event loop holds.
 """
 
 from __future__ import annotations

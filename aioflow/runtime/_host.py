@@ -1,8 +1,8 @@
 """What a session asks of whoever holds its queues: this process, or a server behind a connection.
 
-A host starts an operation without waiting and returns a `Call`; `complete_get` and `complete_put` wait for it in the one way
-that loses nothing: a get acknowledges after its wait and before it returns, with no await between, and otherwise gives back
-what it was given; a cancelled put finds out whether it was accepted.
+A host starts an operation without waiting and returns a `Call`; `complete_get` and `complete_put` wait for it in the
+one way that loses nothing: a get acknowledges after its wait and before it returns, with no await between, and
+otherwise gives back what it was given; a cancelled put finds out whether it was accepted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import anyio
 
 from aioflow.errors import AioflowError
 from aioflow.runtime._cancellation import await_outcome, give_turn, owe_cancellation
-from aioflow.runtime._waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from aioflow.names import DeviceName
     from aioflow.queues import Segment
     from aioflow.resources import LostProducer, QueueKey, QueueRef
+    from aioflow.runtime._waiter import Waiter
     from aioflow.specs import Column
 
 __all__ = ["Call", "Host", "Request", "Withdrawn", "complete", "complete_get", "complete_put"]
@@ -158,8 +158,9 @@ async def complete_get(call: Call) -> tuple[Column, ...]:
 async def complete_put(call: Call) -> None:
     """Wait until a put, a close or a registration is done.
 
-    A cancelled wait withdraws the call and waits, shielded and bounded, for what became of it: had it been accepted, this
-    returns normally; else the cancellation goes on, with a note where rows stay in or where the answer did not come.
+    A cancelled wait withdraws the call and waits, shielded and bounded, for what became of it: had it been accepted,
+    this returns normally; else the cancellation goes on, with a note where rows stay in or where the answer did not
+    come.
     """
     try:
         await call.waiter.wait()
@@ -191,5 +192,3 @@ async def complete(call: Call) -> Any:
         call.withdraw()
         raise
     return answer
-
-

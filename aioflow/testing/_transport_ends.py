@@ -1,4 +1,3 @@
-# ruff: noqa: S101 - a suite asserts
 """What the transport suite puts at the two ends of a connection."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: S101 - a suite asserts
 """The conformance suite of transports: what `aioflow.transport` promises, checked against an implementation.
 
 Each check opens its own listener and bounds every wait; nothing sleeps. A check that fails raises an AssertionError

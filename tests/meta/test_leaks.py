@@ -61,7 +61,7 @@ def anyio_backend():
 
 
 def test_each_kind_of_leak_fails_its_test(tmp_path: Path) -> None:
-    """A task, thread, descriptor, process, socket file and blocking call are each reported, for the test that did it."""
+    """A task, thread, descriptor, process, socket file and blocking call each fail the test that did it."""
     file = tmp_path / "test_leaking.py"
     file.write_text(LEAKING)
     settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "-p", "no:cacheprovider"]

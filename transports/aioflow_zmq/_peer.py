@@ -28,7 +28,7 @@ class Peer:
         identity: The name that the ROUTER gave it.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the server's parts that it works on
+    def __init__(
         self, name: str, identity: bytes, fd: int, socket: OwnedSocket, pump: Pump, blocked: set[Peer]
     ) -> None:
         self.identity = identity
