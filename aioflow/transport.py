@@ -26,6 +26,9 @@ __all__ = ["Connection", "Frame", "Listener", "Receiver", "Transport", "find_tra
 
 Frame = bytes | memoryview
 
+# Read when this is imported: what is installed stands in files, and reading them later would block an event loop.
+_ENTRY_POINTS = entry_points(group="aioflow.transports")
+
 
 class Receiver(Protocol):
     """Who is told what arrives on a connection; its methods are plain functions and return quickly."""
@@ -48,7 +51,12 @@ class Connection(Protocol):
         ...
 
     def send(self, frames: Sequence[Frame]) -> None:
-        """Send one message, in order and without waiting; after a loss it is dropped silently."""
+        """Send one message, in order and without waiting; after a loss it is dropped silently.
+
+        Raises:
+            LocalProtocolError: There is no frame, or more or larger ones than the transport carries.
+            ConnectFailed: The connection was made before a fork, by the parent process.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -109,9 +117,8 @@ def find_transport(address: str) -> Transport:
         ConnectFailed: No installed distribution brings a transport for the scheme.
     """
     scheme = address_scheme(address)
-    found = entry_points(group="aioflow.transports", name=scheme)
-    for entry_point in found:
+    for entry_point in _ENTRY_POINTS.select(name=scheme):
         transport: Transport = entry_point.load()()
         return transport
-    known = ", ".join(sorted({f"{e.name}://" for e in entry_points(group="aioflow.transports")}))
+    known = ", ".join(sorted({f"{entry_point.name}://" for entry_point in _ENTRY_POINTS}))
     raise ConnectFailed(f"no transport for {address!r}: the schemes that are installed here are {known or '(none)'}")
