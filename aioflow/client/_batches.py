@@ -6,8 +6,9 @@ and when the queue recalls it for a get that waits. It is given back the latest 
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from aioflow.client._values import to_user
 from aioflow.errors import EndOfQueue, SpecMismatch
@@ -36,11 +37,11 @@ class Batches:
     def __init__(
         self,
         queue: Queue,
-        n: int,
+        n: SupportsIndex,
         *,
         single: bool = False,
         drop_remainder: bool = False,
-        prefetch: int = ELEMENTS_AHEAD,
+        prefetch: SupportsIndex = ELEMENTS_AHEAD,
         copy: bool = False,
     ) -> None:
         from aioflow.client._queue import check_count  # noqa: PLC0415 - the queue imports this module
@@ -55,6 +56,14 @@ class Batches:
         self._copy = copy
         self._requests: deque[Request] = deque()
         self._ended = False
+        # The host keeps this while a request is under way; it must not keep an iterator that a `break` has dropped.
+        recalled = weakref.WeakMethod(self._recalled)
+
+        def on_recall(request: Request) -> None:
+            if (give_back := recalled()) is not None:
+                give_back(request)
+
+        self._on_recall = on_recall
 
     def __aiter__(self) -> Self:
         """Return the iterator itself."""
@@ -119,7 +128,7 @@ class Batches:
     def _ask(self, host: Host, ref: QueueRef) -> bool:
         """Keep requests ahead under way; say whether there are any."""
         while len(self._requests) < self._prefetch:
-            request = host.ask(ref, self._n, self._recalled)
+            request = host.ask(ref, self._n, self._on_recall)
             if request is None:
                 return False
             self._requests.append(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import os
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from aioflow.client._batches import Batches
 from aioflow.client._producer import Producer
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Queue", "check_count"]
 
+# TensorFlow's numbers of elements are int32.
+COUNT_MAX = 2**31 - 1
+
 _private_numbers = itertools.count(1)
 
 
@@ -41,7 +44,11 @@ class Queue:
     """
 
     def __init__(
-        self, definition: QueueDefinition | None, shared_name: str | None, device: str | None, container: str | None = None
+        self,
+        definition: QueueDefinition | None,
+        shared_name: str | None,
+        device: str | None,
+        container: str | None = None,
     ) -> None:
         if shared_name:
             check_shared_name(shared_name)
@@ -159,7 +166,7 @@ class Queue:
         columns = await complete_get(host.get(ref, 1, up_to=False))
         return to_user(columns, ref.definition.element, single=True)
 
-    async def dequeue_many(self, n: int) -> Any:
+    async def dequeue_many(self, n: SupportsIndex) -> Any:
         """Take n elements as a batch: each component with a leading dimension n (PaddingFIFOQueue: padded at the ends).
 
         Waits until n are there, taking them as they come (a PriorityQueue takes all at once); a cancelled call gives
@@ -171,14 +178,16 @@ class Queue:
         """
         return await self._take(n, up_to=False)
 
-    async def dequeue_up_to(self, n: int) -> Any:
+    async def dequeue_up_to(self, n: SupportsIndex) -> Any:
         """Take n elements as `dequeue_many` does; on a closed queue what is left, from 1 to n.
 
         While the queue is open it waits for all n. Raises as `dequeue_many`, `EndOfQueue` only when nothing is left.
         """
         return await self._take(n, up_to=True)
 
-    def batches(self, n: int, *, drop_remainder: bool = False, prefetch: int = 2, copy: bool = False) -> Batches:
+    def batches(
+        self, n: SupportsIndex, *, drop_remainder: bool = False, prefetch: SupportsIndex = 2, copy: bool = False
+    ) -> Batches:
         """Iterate over batches: `dequeue_up_to(n)` again and again.
 
         The iterator ends when the queue is closed, drained, and nothing is unacknowledged. What it holds ahead counts
@@ -287,7 +296,7 @@ class Queue:
             raise SpecMismatch(f"queue {self._name!r}: {error}") from error
         return Segment.of(columns, prioritised=self.definition.kind == "PriorityQueue")
 
-    async def _take(self, n: int, *, up_to: bool) -> Any:
+    async def _take(self, n: SupportsIndex, *, up_to: bool) -> Any:
         count = check_count(n)
         host, ref = await self._begin()
         self._check_batch(ref.definition, count)
@@ -317,7 +326,9 @@ class Queue:
     def __getstate__(self) -> dict[str, Any]:
         """Refuse to pickle what another process could not find."""
         if not self._shared:
-            raise TypeError(f"queue {self._name!r} is private to its session and cannot be pickled; give it a shared_name")
+            raise TypeError(
+                f"queue {self._name!r} is private to its session and cannot be pickled; give it a shared_name"
+            )
         return {**self.__dict__, "_session": None}
 
     def __repr__(self) -> str:
@@ -329,12 +340,12 @@ def check_count(n: Any) -> int:
     """Return a number of elements as an int.
 
     Raises:
-        SpecMismatch: It is no integer, or negative.
+        SpecMismatch: It is no integer, negative, or more than a message can carry.
     """
     try:
         count = operator.index(n)
     except TypeError as error:
         raise SpecMismatch(f"the number of elements must be an integer, got {n!r}") from error
-    if count < 0:
-        raise SpecMismatch(f"the number of elements is {count}; expected 0 or more")
+    if not 0 <= count <= COUNT_MAX:
+        raise SpecMismatch(f"the number of elements is {count}; expected 0 to {COUNT_MAX}")
     return count
