@@ -1,0 +1,57 @@
+"""Draws the reference page of the wire, `docs/wire.md`, from the table of messages.
+
+python tests/meta/wire_page.py        # writes the page anew
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from aioflow.cluster import _messages as messages
+
+PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
+
+HEAD = f"""# The wire
+
+*Drawn from `aioflow/cluster/_messages.py` by `python tests/meta/wire_page.py`; a test keeps it current.*
+
+This is version {messages.PROTOCOL_VERSION} of the protocol. A message is a list of frames, which the transport keeps
+whole and in order. The first frame is the header: a msgpack array of the message's code and its fields, at most 64 KiB.
+`Put` and `Rows` have raw frames behind it, one for each column of numbers and two for each of strings; nothing is ever
+pickled. Whatever is not exactly as on this page is refused.
+
+A request carries an `id` that the client chose, counting up. Each is answered by exactly one of `Done`, `Rows`,
+`Found`, `Statistics`, `Withdrawn` and `Error`; a get that was withdrawn is not answered.
+"""
+
+
+def draw() -> str:
+    """Return the page."""
+    codes = {message: code for code, message in messages.MESSAGES.items()}
+    first_of_server = codes[messages.Welcome]
+    parts = [HEAD]
+    for heading, chosen in (
+        ("From a client", [m for m, code in codes.items() if code < first_of_server]),
+        ("From a server", [m for m, code in codes.items() if code >= first_of_server]),
+    ):
+        parts.append(f"\n## {heading}\n")
+        parts.extend(_message(message, codes[message]) for message in chosen)
+    return "".join(parts)
+
+
+def _message(message: type[Any], code: int) -> str:
+    about, _, attributes = inspect.getdoc(message).partition("\nAttributes:\n")  # type: ignore[union-attr]
+    meanings = dict(re.findall(r"^ +(\w+): (.*)$", attributes, re.MULTILINE))
+    rows = [
+        f"| `{name}` | {rule} | {meanings.get(name, '')} |".replace("  |", " |")
+        for name, rule in messages.RULES[message]
+    ]
+    table = ["| field | value | |", "|---|---|---|", *rows] if rows else ["It has no fields."]
+    return "\n".join([f"\n### {code} {message.__name__}\n", about.strip(), "", *table, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(draw())
