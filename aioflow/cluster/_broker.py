@@ -218,11 +218,11 @@ class Broker:
                 queue.cancel_join(ticket)
         for queue, ticket in session.delivered.values():
             queue.machine.restore(ticket)
-        touched = {queue for queue, _ in (*session.waiting.values(), *session.delivered.values())}
-        touched.update(self._resources.detach(session.name, self._now, reason))
+        touched = [queue for queue, _ in (*session.waiting.values(), *session.delivered.values())]
+        touched += self._resources.detach(session.name, self._now, reason)
         self._names.discard(session.name)
         self._deadline_moved = True
-        for queue in touched:
+        for queue in dict.fromkeys(touched):  # in order: the same events give the same messages
             self._perform(queue)
 
     # Requests
