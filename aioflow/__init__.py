@@ -36,6 +36,7 @@ from aioflow.errors import (
     GraphCycle,
     GraphError,
     LocalProtocolError,
+    LostProducer,
     NodeFailed,
     NoSession,
     NotFound,
@@ -57,7 +58,6 @@ from aioflow.errors import (
     VersionMismatch,
 )
 from aioflow.queues import QueueStats
-from aioflow.resources import LostProducer
 from aioflow.runtime import GPUOptions, SessionConfig
 
 __all__ = [

@@ -6,7 +6,7 @@ A message names the queue or the task, what was expected, what came, and the nex
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 __all__ = [
     "AddressInUse",
@@ -21,6 +21,7 @@ __all__ = [
     "GraphCycle",
     "GraphError",
     "LocalProtocolError",
+    "LostProducer",
     "NoSession",
     "NodeFailed",
     "NotFound",
@@ -113,16 +114,31 @@ class OperationCancelled(QueueClosed):
     """
 
 
+@dataclass(frozen=True, slots=True)
+class LostProducer:
+    """A producer that left by an exception, or vanished; told by `EndOfQueue`.
+
+    Attributes:
+        name: Under which it was registered.
+        reason: One line.
+        traceback: Its traceback as text; empty where there is none.
+    """
+
+    name: str
+    reason: str
+    traceback: str = ""
+
+
 class EndOfQueue(QueueError):
     """A get found the queue closed and drained: no element will come.
 
     A `dequeue_many` that wanted more than was left raises it too; what it had taken is back in the queue.
 
     Attributes:
-        lost_producers: `LostProducer` records of producers that failed or vanished: the data may be short.
+        lost_producers: Producers that failed or vanished: the data may be short.
     """
 
-    def __init__(self, message: str, *, lost_producers: tuple[Any, ...] = ()) -> None:
+    def __init__(self, message: str, *, lost_producers: tuple[LostProducer, ...] = ()) -> None:
         super().__init__(message)
         self.lost_producers = lost_producers
 

@@ -1,6 +1,6 @@
 """Containers of shared resources, in plain code: names to queues, matching of definitions, producers, removal."""
 
-from aioflow.resources._producers import LostProducer
+from aioflow.errors import LostProducer
 from aioflow.resources._queue import QueueResource
 from aioflow.resources._resources import QueueKey, QueueRef, Resources
 

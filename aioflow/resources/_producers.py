@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-__all__ = ["LostProducer", "Producers"]
+if TYPE_CHECKING:
+    from aioflow.errors import LostProducer
 
-
-@dataclass(frozen=True, slots=True)
-class LostProducer:
-    """A producer that left by an exception, or vanished.
-
-    Attributes:
-        name: Under which it was registered.
-        reason: One line.
-        traceback: Its traceback as text; empty where there is none.
-    """
-
-    name: str
-    reason: str
-    traceback: str = ""
+__all__ = ["Producers"]
 
 
 @dataclass(slots=True)

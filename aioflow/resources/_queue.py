@@ -6,9 +6,9 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aioflow.errors import SpecMismatch
+from aioflow.errors import LostProducer, SpecMismatch
 from aioflow.queues import Completed, Failed, QueueMachine
-from aioflow.resources._producers import LostProducer, Producers
+from aioflow.resources._producers import Producers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
