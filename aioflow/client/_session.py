@@ -13,7 +13,7 @@ import anyio
 from aioflow.cluster import RemoteHost, Server
 from aioflow.errors import GraphError, NoSession, SessionClosed, SessionError
 from aioflow.names import normalise_address
-from aioflow.runtime import EmbeddedHost, SessionConfig, on_asyncio
+from aioflow.runtime import EmbeddedHost, SessionConfig, finish, on_asyncio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -112,7 +112,11 @@ class Session:
         if self._host is None or self._closed:
             return
         self._check_home()
-        with anyio.move_on_after(FLUSH_S, shield=True):
+        await finish(self._close)
+
+    async def _close(self) -> None:
+        assert self._host is not None
+        with anyio.move_on_after(FLUSH_S):
             for flush in list(self._flushes):
                 await flush()
         self._closed = True

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
 from aioflow.errors import AioflowError, SpecMismatch
 from aioflow.queues import Segment
-from aioflow.runtime import Background, begin_call, complete_put, give_turn
+from aioflow.runtime import Background, begin_call, complete_put, finish, give_turn
 from aioflow.specs import join_columns
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Writer:
         self._background = Background(self._keep)
         group = await self._background.start()
         group.start_soon(self._send_late)
-        self._forget = session.flush_at_close(self.flush)
+        self._forget = session.flush_at_close(self._flush_kept)
         return self
 
     async def __aexit__(
@@ -63,15 +65,15 @@ class Writer:
         """Flush; after an exception within a bound, with a note of how many elements did not go."""
         self._forget()
         try:
+            await self._background.stop()
             if error is None:
                 await self.flush()
-            else:
-                await self._flush_bounded(error)
+                return
         except anyio.get_cancelled_exc_class() as cancelled:
-            await self._flush_bounded(cancelled)
+            await finish(partial(self._flush_bounded, cancelled))
             raise
-        finally:
-            await self._background.stop()
+        assert error is not None
+        await finish(partial(self._flush_bounded, error))
 
     async def write(self, element: Any) -> None:
         """Buffer one element; waits while two groups are under way. A cancelled write has not buffered it.
@@ -101,12 +103,12 @@ class Writer:
 
     def _send(self) -> None:
         """Start to enqueue what is buffered: one group for each run of elements of the same shape."""
-        segments, self._segments, self._bytes = self._segments, [], 0
-        start = 0
-        for i in range(1, len(segments) + 1):
-            if i == len(segments) or _shapes(segments[i]) != _shapes(segments[start]):
-                self._calls.append((self._host.put(self._ref, _join(segments[start:i])), i - start))
-                start = i
+        while self._segments:
+            shapes = _shapes(self._segments[0])
+            group = list(itertools.takewhile(lambda segment: _shapes(segment) == shapes, self._segments))  # noqa: B023
+            self._calls.append((self._host.put(self._ref, _join(group)), len(group)))
+            del self._segments[: len(group)]
+        self._bytes = 0
 
     async def _await_calls(self, left: int) -> None:
         async with self._turn:
@@ -123,16 +125,22 @@ class Writer:
             await self._written.wait()
             await anyio.sleep(self._delay_s)
             self._written = anyio.Event()
-            if len(self._calls) < GROUPS_MAX:
-                self._send()
-            await self._await_calls(0)
+            await self._await_calls(GROUPS_MAX - 1)
+            await self._flush_kept()
 
-    async def _flush_bounded(self, error: BaseException) -> None:
-        with anyio.move_on_after(EXIT_S, shield=True):
+    async def _flush_kept(self) -> None:
+        """Flush; what goes wrong surfaces at the next write or at the exit."""
+        try:
             self._send()
             await self._await_calls(0)
-        left = sum(count for _, count in self._calls)
-        with anyio.move_on_after(EXIT_S, shield=True):
+        except AioflowError as error:
+            self._keep(error)
+
+    async def _flush_bounded(self, error: BaseException) -> None:
+        with anyio.move_on_after(EXIT_S):
+            await self._flush_kept()
+        left = len(self._segments) + sum(count for _, count in self._calls)
+        with anyio.move_on_after(EXIT_S):
             while self._calls:
                 call, count = self._calls.popleft()
                 call.withdraw()

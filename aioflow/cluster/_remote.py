@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from aioflow.errors import (
     SessionClosed,
     VersionMismatch,
 )
-from aioflow.runtime import Background, Waiter, Withdrawn
+from aioflow.runtime import Background, Waiter, Withdrawn, finish
 from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class _Call:
         self.waiter.resolve(value)
 
     def columns(self) -> tuple[Column, ...]:
+        self._host.check()  # what had come and was not handed over is the queue's again when a session is over
         return self._columns
 
     def acknowledge(self) -> None:
@@ -109,7 +111,7 @@ class RemoteHost:
                 f"start one with: aioflow serve --bind {self._address}"
             )
         except BaseException:
-            await self._disconnect()
+            await finish(self._disconnect)
             raise
 
     async def close(self) -> None:
@@ -119,9 +121,7 @@ class RemoteHost:
         if not lost:
             self._peer.bye()
             self._send()
-            with anyio.move_on_after(GOODBYE_S, shield=True):
-                await self._goodbye.wait()
-        await self._disconnect()
+        await finish(self._part)
 
     def check_task(self, device: DeviceName, key: QueueKey) -> None:
         """Refuse a device of a task that is not this server's."""
@@ -192,6 +192,15 @@ class RemoteHost:
 
     # Calls
 
+    def check(self) -> None:
+        """Refuse what only a session that goes on may do.
+
+        Raises:
+            AioflowError: Why it is over.
+        """
+        if self._error is not None:
+            raise copy.copy(self._error)  # an instance that is raised again and again keeps every traceback
+
     def acknowledge(self, call: _Call) -> None:
         """Say that the rows of a get were handed over: written to the socket before this returns."""
         self._ahead.pop(call.id, None)
@@ -220,8 +229,7 @@ class RemoteHost:
         get: bool = False,
         on_recall: Callable[[Request], None] | None = None,
     ) -> _Call:
-        if self._error is not None:
-            raise self._error
+        self.check()
         call = _Call(self, self._peer.request(ref, make, frames), on_recall, get=get)
         self._calls[call.id] = call
         self._send()
@@ -296,13 +304,17 @@ class RemoteHost:
             self._error = error
         calls, self._calls = self._calls, {}
         for call in calls.values():
-            call.waiter.fail(error)
+            call.waiter.fail(copy.copy(error))
         self._welcome.fail(error)
         if not isinstance(error, SessionClosed):
             self._goodbye.resolve(None)
 
+    async def _part(self) -> None:
+        with anyio.move_on_after(GOODBYE_S):
+            await self._goodbye.wait()
+        await self._disconnect()
+
     async def _disconnect(self) -> None:
-        with anyio.CancelScope(shield=True):
-            if self._connection is not None:
-                await self._connection.aclose()
-            await self._background.stop()
+        if self._connection is not None:
+            await self._connection.aclose()
+        await self._background.stop()

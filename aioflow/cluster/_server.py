@@ -16,7 +16,7 @@ from aioflow.cluster._codec import decode
 from aioflow.cluster._spec import ClusterSpec
 from aioflow.errors import PlacementError, RemoteProtocolError, SessionError
 from aioflow.resources import Resources
-from aioflow.runtime import Background, SessionConfig, Timer
+from aioflow.runtime import Background, SessionConfig, Timer, finish
 from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
@@ -117,12 +117,14 @@ class Server:
 
     async def close(self) -> None:
         """Stop: tell every client, send what is under way within a bound, leave no file or thread."""
-        with anyio.CancelScope(shield=True):
-            self._broker.shut_down(f"the server at {self.address} was shut down")
-            self._send()
-            for listener in reversed(self._listeners):
-                await listener.aclose()
-            await self._background.stop()
+        self._broker.shut_down(f"the server at {self.address} was shut down")
+        self._send()
+        await finish(self._stop)
+
+    async def _stop(self) -> None:
+        for listener in reversed(self._listeners):
+            await listener.aclose()
+        await self._background.stop()
         self._stopped.set()
 
     async def join(self) -> None:

@@ -5,7 +5,7 @@ in this process, and `aioflow.cluster` has the one behind a connection.
 """
 
 from aioflow.runtime._background import Background
-from aioflow.runtime._cancellation import begin_call, give_turn
+from aioflow.runtime._cancellation import begin_call, finish, give_turn
 from aioflow.runtime._config import GPUOptions, SessionConfig
 from aioflow.runtime._embedded import EmbeddedHost
 from aioflow.runtime._host import Call, Host, Request, Withdrawn, complete, complete_get, complete_put
@@ -27,6 +27,7 @@ __all__ = [
     "complete",
     "complete_get",
     "complete_put",
+    "finish",
     "give_turn",
     "on_asyncio",
 ]

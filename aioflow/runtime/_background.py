@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from aioflow.runtime._cancellation import finish
 from aioflow.runtime._waiter import Waiter, on_asyncio
 
 if TYPE_CHECKING:
@@ -31,20 +32,26 @@ class Background:
         self._stop = anyio.Event()
         self._ended: Waiter[None] = Waiter()
         self._task: asyncio.Task[None] | None = None
+        self._is_started = False
 
     async def start(self) -> TaskGroup:
         """Start, and return the task group."""
+        self._is_started = True
         if on_asyncio():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="aioflow")
         else:
             sys.modules["trio"].lowlevel.spawn_system_task(self._run, name="aioflow")
-        return await self._started.wait()
+        try:
+            return await self._started.wait()
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Cancel the tasks and wait until they have ended, whatever happens to the caller."""
-        self._stop.set()
-        with anyio.CancelScope(shield=True):
-            await self._ended.wait()
+        if self._is_started:
+            self._stop.set()
+            await finish(self._ended.wait)
 
     async def _run(self) -> None:
         try:

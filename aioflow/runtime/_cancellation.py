@@ -18,9 +18,11 @@ import anyio.lowlevel
 from aioflow.runtime._waiter import on_asyncio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from aioflow.runtime._waiter import Waiter
 
-__all__ = ["await_outcome", "begin_call", "give_turn", "owe_cancellation"]
+__all__ = ["await_outcome", "begin_call", "finish", "give_turn", "owe_cancellation"]
 
 # A call that need not wait gives other tasks a turn this often: long against a loop turn (3 µs), short for a person.
 YIELD_EVERY_S = 100e-6
@@ -80,3 +82,27 @@ async def await_outcome(waiter: Waiter[Any]) -> bool:
             except Exception:  # noqa: BLE001 - the outcome; who called looks at it
                 break
     return waiter.is_set
+
+
+async def finish(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run the closing of something, which is bounded, to its end; a cancellation that comes meanwhile goes on after it.
+
+    A plain `Task.cancel` passes through anyio's shields, so on asyncio the closing runs in a task of its own.
+    """
+    if not on_asyncio():
+        with anyio.CancelScope(shield=True):
+            await close()
+        return
+    task = asyncio.get_running_loop().create_task(close(), name="aioflow")
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # else it would be reported as never retrieved
+        raise cancelled
+    task.result()

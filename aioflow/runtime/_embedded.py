@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,7 @@ class EmbeddedHost:
         self.lost_s = config.lost_s
         self._resources = Resources(np.random.default_rng, session_s=config.session_s)
         self._calls: dict[tuple[QueueResource, Ticket], _Call] = {}
+        self._error: BaseException | None = None
         self._background = Background(self._failed)
         self._timer = Timer(self._resources.next_deadline, self._expire)
 
@@ -159,7 +161,7 @@ class EmbeddedHost:
 
     def join(self, ref: QueueRef, name: str, rejoin_s: float) -> _Call:
         """Register a producer."""
-        queue = self._resources.attach(_SESSION, ref, registers=True)
+        queue = self._attach(ref, registers=True)
         give_up = time.monotonic() + self.lost_s + 1
         ticket = queue.join(_SESSION, name, rejoin_s=rejoin_s, give_up=give_up)
         self._timer.changed()
@@ -191,8 +193,10 @@ class EmbeddedHost:
         """Expect no effect for a ticket any more."""
         self._calls.pop((queue, ticket), None)
 
-    def _attach(self, ref: QueueRef, *, puts: bool = False) -> QueueResource:
-        return self._resources.attach(_SESSION, ref, puts=puts)
+    def _attach(self, ref: QueueRef, *, puts: bool = False, registers: bool = False) -> QueueResource:
+        if self._error is not None:
+            raise copy.copy(self._error)  # an instance that is raised again and again keeps every traceback
+        return self._resources.attach(_SESSION, ref, puts=puts, registers=registers)
 
     def _track(self, queue: QueueResource, ticket: Ticket) -> _Call:
         call = self._calls[queue, ticket] = _Call(self, queue, ticket)
@@ -207,6 +211,7 @@ class EmbeddedHost:
         self._fail_all(error)
 
     def _fail_all(self, error: BaseException) -> None:
+        self._error = self._error or error
         calls, self._calls = self._calls, {}
         for call in calls.values():
-            call.waiter.fail(error)
+            call.waiter.fail(copy.copy(error))

@@ -1,0 +1,11 @@
+"""What the tests of waiting share."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(params=[pytest.param(("asyncio", {}), id="asyncio"), pytest.param(("trio", {}), id="trio")])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """Each kind of event loop: a task is cancelled once on asyncio, and again and again on trio."""
+    return request.param
