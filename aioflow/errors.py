@@ -21,7 +21,6 @@ __all__ = [
     "GraphCycle",
     "GraphError",
     "LocalProtocolError",
-    "LostProducer",
     "NoSession",
     "NodeFailed",
     "NotFound",

@@ -12,7 +12,6 @@ A transport moves lists of frames between two processes and knows nothing of wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +19,8 @@ from aioflow.errors import ConnectFailed, TransportError
 from aioflow.names import address_scheme
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from anyio.abc import TaskGroup
 
 __all__ = ["Connection", "Frame", "Listener", "Receiver", "Transport", "find_transport"]
@@ -93,9 +94,7 @@ class Transport(Protocol):
         """
         ...
 
-    async def listen(
-        self, address: str, accept: Callable[[Connection], Receiver], task_group: TaskGroup
-    ) -> Listener:
+    async def listen(self, address: str, accept: Callable[[Connection], Receiver], task_group: TaskGroup) -> Listener:
         """Bind an address and accept connections from the moment of the return on.
 
         Args:

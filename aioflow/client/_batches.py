@@ -1,17 +1,19 @@
 """Iteration over a queue, with requests ahead of need.
 
-What was sent ahead and not handed over is the queue's: it is given back when the iterator is left, when a step is cancelled,
-and when the queue recalls it for a get that waits. It is given back the latest first, so that this consumer's order holds.
+What was sent ahead and not handed over is the queue's: it is given back when the iterator is left, when a step is
+cancelled, and when the queue recalls it for a get that waits. It is given back the latest first, so that this
+consumer's order holds.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from aioflow.client._values import to_user
-from aioflow.errors import EndOfQueue, SpecMismatch
+from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
 from aioflow.runtime import complete_get
 
 if TYPE_CHECKING:
@@ -122,7 +124,8 @@ class Batches:
         except BaseException:
             self._give_back(0)
             raise
-        self._ask(host, ref)
+        with suppress(AioflowError):  # these rows are handed over; the next step meets what is wrong
+            self._ask(host, ref)
         return columns
 
     def _ask(self, host: Host, ref: QueueRef) -> bool:

@@ -1,4 +1,4 @@
-"""Queue definitions and their operations. The rules of the operations are TensorFlow 1.x's; docs/queues.md has the table."""
+"""Queue definitions and their operations; the rules are TensorFlow 1.x's, and docs/queues.md has the table."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Queue:
     Making one does no I/O and needs no session. Without `shared_name` the queue is private to its session and goes with
     it. Every operation is cancel-safe; none takes a timeout: use `anyio.fail_after` or `asyncio.timeout`.
 
-    Errors of every operation: `NoSession` where no session is current; `SessionClosed` when the session is left while it
-    waits; `SpecMismatch` when the queue exists and the definition disagrees; `PlacementError` for a task that the session
-    does not reach; `ConnectionLost` when the server goes away.
+    Errors of every operation: `NoSession` where no session is current; `SessionClosed` when the session is left while
+    it waits; `SpecMismatch` when the queue exists and the definition disagrees; `PlacementError` for a task that the
+    session does not reach; `ConnectionLost` when the server goes away.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Queue:
     def on(self, session: Session) -> Self:
         """Return this queue bound to a session, for use where that session is not current."""
         bound = self._clone()
-        bound._session = session
+        bound._session = session  # noqa: SLF001 - its own class
         return bound
 
     def epoch(self, k: int) -> Self:
@@ -89,7 +89,7 @@ class Queue:
         Loaders of epoch k+1 may fill theirs while trainers drain k; each closes by its own producers.
         """
         other = self._clone()
-        other._name = f"{self._name}#{operator.index(k)}"
+        other._name = f"{self._name}#{operator.index(k)}"  # noqa: SLF001 - its own class
         return other
 
     @staticmethod
@@ -97,7 +97,8 @@ class Queue:
         """Choose one of several queues that carry the same components; kinds may be mixed.
 
         Raises:
-            SpecMismatch: `queues` is no list of queues or is empty, dtypes or names differ, or the index is out of range.
+            SpecMismatch: `queues` is no list of queues or is empty, dtypes or names differ, or the index is out of
+                range.
         """
         if not isinstance(queues, list) or not queues or not all(isinstance(queue, Queue) for queue in queues):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
             raise SpecMismatch(f"from_list needs a list of queues with at least one, got {queues!r}")
@@ -138,7 +139,8 @@ class Queue:
     async def close(self, cancel_pending_enqueues: bool = False) -> None:  # noqa: FBT001, FBT002 - TensorFlow's
         """Accept nothing more; what is in can still be dequeued.
 
-        A plain close waits for its turn behind waiting puts, which still succeed; a cancelled one leaves the queue open.
+        A plain close waits for its turn behind waiting puts, which still succeed; a cancelled one leaves the queue
+        open.
 
         Args:
             cancel_pending_enqueues: Close at once instead, failing every waiting put and plain close.
@@ -155,9 +157,9 @@ class Queue:
     async def dequeue(self) -> Any:
         """Take one element: the value itself, a tuple of several components, or a dict when the queue has names.
 
-        Numbers are NumPy scalars or arrays (arrays may be read-only), strings `str` or `bytes` or object arrays of them.
-        Waits while the queue is empty (RandomShuffleQueue: down to its reserve) and open, or an earlier get waits. A
-        cancelled call took nothing.
+        Numbers are NumPy scalars or arrays (arrays may be read-only), strings `str` or `bytes` or object arrays of
+        them. Waits while the queue is empty (RandomShuffleQueue: down to its reserve) and open, or an earlier get
+        waits. A cancelled call took nothing.
 
         Raises:
             EndOfQueue: The queue is closed and drained.
@@ -229,7 +231,7 @@ class Queue:
         return stats
 
     async def delete(self) -> None:
-        """Remove the queue: waiting operations fail with `NotFound`, elements are dropped; the next one makes a new queue."""
+        """Remove the queue: waiting operations fail with `NotFound`, elements are dropped; the next makes a new one."""
         host, ref = await self._begin()
         await complete(host.delete(ref))
 

@@ -67,8 +67,9 @@ def test_an_error_explains_itself(name: str) -> None:
 
 def test_fields() -> None:
     """Fields that a program reads are attributes, empty where nothing is known."""
-    end = errors.EndOfQueue("end", lost_producers=("a",))
-    assert (end.lost_producers, errors.EndOfQueue("end").lost_producers) == (("a",), ())
+    lost = errors.LostProducer("a", "gone")
+    end = errors.EndOfQueue("end", lost_producers=(lost,))
+    assert (end.lost_producers, errors.EndOfQueue("end").lost_producers) == ((lost,), ())
     failed = errors.NodeFailed("failed", node="n", device="/cpu:0")
     assert (failed.node, failed.device) == ("n", "/cpu:0")
     remote = errors.RemoteError("remote", type_name="KeyError", traceback_text="...", peer="tcp://a:1")
