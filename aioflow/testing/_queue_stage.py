@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 from aioflow.client import FIFOQueue, Queue, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from anyio.abc import TaskGroup
 
@@ -96,7 +96,7 @@ async def until(queue: Queue, **expected: Any) -> QueueStats:
 
 
 @contextmanager
-def refused(kind: type[BaseException], *parts: str) -> Iterator[list[BaseException]]:
+def refused(kind: type[BaseException], *parts: str) -> Generator[list[BaseException]]:
     """Assert that the block raises an error of exactly this class whose text has these parts; gives the error."""
     caught: list[BaseException] = []
     try:

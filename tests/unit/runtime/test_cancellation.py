@@ -88,9 +88,9 @@ async def test_a_put_without_an_answer_is_in_doubt(monkeypatch: pytest.MonkeyPat
 async def test_the_outcome_is_waited_for_through_cancellations() -> None:
     """A cancelled scope and, on asyncio, further cancellations of the task do not end the wait for the outcome."""
     waiter: Waiter[None] = Waiter()
+    results: list[bool] = []
     with anyio.fail_after(TEST_S):
         async with anyio.create_task_group() as tasks:
-            results: list[bool] = []
 
             async def wait() -> None:
                 results.append(await await_outcome(waiter))
