@@ -152,6 +152,8 @@ class Resources:
                 f"queue {ref.key.name!r} has no limit in elements (capacity={UNBOUNDED}); "
                 "on a server it needs capacity_bytes="
             )
-        queue = QueueResource(QueueMachine(definition, self._make_rng(definition.seed), ref.key.name))
+        # A generator takes no negative seed; TensorFlow takes any int64.
+        rng = self._make_rng(None if definition.seed is None else definition.seed % 2**64)
+        queue = QueueResource(QueueMachine(definition, rng, ref.key.name))
         self.queues[ref.key] = queue
         return queue

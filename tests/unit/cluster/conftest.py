@@ -58,6 +58,24 @@ class Desk:
         message = m.Put(request, queue, describe_columns(columns, ["int64"]))
         return self.send(peer, message, encode_columns(columns))
 
+    @staticmethod
+    def only(messages: list[Message], kind: type[Any]) -> Any:
+        """Return the one message that came, which is of this kind."""
+        [message] = messages
+        assert isinstance(message, kind)
+        return message
+
+    @classmethod
+    def refused(cls, messages: list[Message], reason: str) -> None:
+        """Assert that the session was ended, saying why."""
+        assert reason in cls.only(messages, m.Goodbye).reason
+
+    @classmethod
+    def failed(cls, messages: list[Message], kind: str, text: str) -> None:
+        """Assert that a request failed, saying why."""
+        error = cls.only(messages, m.Error)
+        assert (error.kind, text in error.text) == (kind, True), error
+
     def take(self, peer: int) -> list[Message]:
         """Return the messages of a peer that it has not looked at."""
         self._collect()

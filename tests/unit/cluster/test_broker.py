@@ -17,27 +17,12 @@ if TYPE_CHECKING:
     from tests.unit.cluster.conftest import Desk
 
 
-def _only(messages: list[Message], kind: type[Any]) -> Any:
-    [message] = messages
-    assert isinstance(message, kind)
-    return message
-
-
-def _refused(messages: list[Message], reason: str) -> None:
-    assert reason in _only(messages, m.Goodbye).reason
-
-
-def _failed(messages: list[Message], kind: str, text: str) -> None:
-    error = _only(messages, m.Error)
-    assert (error.kind, text in error.text) == (kind, True), error
-
-
 # Sessions
 
 
 def test_another_version_is_refused(desk: Desk) -> None:
     """A hello in another version, whatever else it says, is answered by both versions and what to do."""
-    _refused(desk.send(1, m.Hello(m.PROTOCOL_VERSION + 1, "?")), "VersionMismatch: the server speaks version 1")
+    desk.refused(desk.send(1, m.Hello(m.PROTOCOL_VERSION + 1, "?")), "VersionMismatch: the server speaks version 1")
     assert not desk.send(1, m.Hello(m.PROTOCOL_VERSION, "secret"))
 
 
@@ -45,13 +30,13 @@ def test_another_version_is_refused(desk: Desk) -> None:
 def test_a_message_before_hello_is_refused(desk: Desk, message: Message) -> None:
     """Nothing is done for who has not said hello."""
     desk.broker.receive(1, message, [], 0.0)
-    _refused(desk.take(1), f"{type(message).__name__} came before Hello")
+    desk.refused(desk.take(1), f"{type(message).__name__} came before Hello")
 
 
 def test_what_only_a_server_sends_is_refused(desk: Desk) -> None:
     """A client that sends a server's message ends its session."""
     desk.hello(1)
-    _refused(desk.send(1, m.Done(1)), "Done came from a client")
+    desk.refused(desk.send(1, m.Done(1)), "Done came from a client")
 
 
 def test_a_second_hello_is_refused(desk: Desk) -> None:
@@ -59,8 +44,8 @@ def test_a_second_hello_is_refused(desk: Desk) -> None:
     desk.hello(1, 2)
     desk.define(1, 2)
     assert not desk.get(1, 1)
-    _refused(desk.send(1, m.Hello(m.PROTOCOL_VERSION, "another")), "Hello came twice")
-    _only(desk.put(2, 1, 5), m.Done)
+    desk.refused(desk.send(1, m.Hello(m.PROTOCOL_VERSION, "another")), "Hello came twice")
+    desk.only(desk.put(2, 1, 5), m.Done)
     assert desk.get(2, 2) == [[5]]
 
 
@@ -68,21 +53,21 @@ def test_a_session_belongs_to_its_first_connection(desk: Desk) -> None:
     """A hello under the name of a session that is connected is refused, without saying it, and leaves that alone."""
     desk.hello(1)
     desk.define(1)
-    _only(desk.send(1, m.Join(1, 1, "a", 0)), m.Done)
-    refusal = _only(desk.send(2, m.Hello(m.PROTOCOL_VERSION, "secret 1")), m.Goodbye)
+    desk.only(desk.send(1, m.Join(1, 1, "a", 0)), m.Done)
+    refusal = desk.only(desk.send(2, m.Hello(m.PROTOCOL_VERSION, "secret 1")), m.Goodbye)
     assert "secret" not in refusal.reason
     desk.broker.lost(2, 0.0, "gone")
-    assert not _only(desk.send(1, m.IsClosed(2, 1)), m.Done).value
+    assert not desk.only(desk.send(1, m.IsClosed(2, 1)), m.Done).value
     desk.broker.lost(1, 0.0, "gone")
-    assert isinstance(_only(desk.send(3, m.Hello(m.PROTOCOL_VERSION, "secret 1")), m.Welcome), m.Welcome)
+    assert isinstance(desk.only(desk.send(3, m.Hello(m.PROTOCOL_VERSION, "secret 1")), m.Welcome), m.Welcome)
 
 
 def test_nothing_is_heard_after_a_goodbye(desk: Desk) -> None:
     """A peer that was refused, or has said bye, is told so once, and no request of it is done."""
     desk.hello(1, 2, 3)
     desk.define(1, 2, 3)
-    _only(desk.send(1, m.Bye()), m.Goodbye)
-    _only(desk.send(2, m.Done(1)), m.Goodbye)
+    desk.only(desk.send(1, m.Bye()), m.Goodbye)
+    desk.only(desk.send(2, m.Done(1)), m.Goodbye)
     for peer in (1, 2):
         for message in (m.Bye(), m.Size(1, 1), m.Hello(m.PROTOCOL_VERSION, "new"), m.Done(1)):
             assert not desk.send(peer, message)
@@ -92,7 +77,7 @@ def test_nothing_is_heard_after_a_goodbye(desk: Desk) -> None:
 
 def test_a_number_may_come_again_after_its_peer_has_gone(desk: Desk) -> None:
     """What a broker remembers of a refused peer ends with its connection."""
-    _refused(desk.send(1, m.Size(1, 1)), "before Hello")
+    desk.refused(desk.send(1, m.Size(1, 1)), "before Hello")
     desk.broker.lost(1, 0.0, "gone")
     desk.hello(1)
 
@@ -102,9 +87,9 @@ def test_a_server_that_shuts_down_tells_everybody(desk: Desk) -> None:
     desk.hello(1)
     desk.define(1)
     desk.broker.shut_down("the server was shut down")
-    _refused(desk.take(1), "the server was shut down")
+    desk.refused(desk.take(1), "the server was shut down")
     assert not desk.put(1, 1, 1)
-    _refused(desk.send(2, m.Hello(m.PROTOCOL_VERSION, "late")), "the server was shut down")
+    desk.refused(desk.send(2, m.Hello(m.PROTOCOL_VERSION, "late")), "the server was shut down")
 
 
 # Requests
@@ -113,7 +98,7 @@ def test_a_server_that_shuts_down_tells_everybody(desk: Desk) -> None:
 def test_a_number_that_was_not_defined(desk: Desk) -> None:
     """A request on a queue number without a definition fails by itself."""
     desk.hello(1)
-    _failed(desk.send(1, m.Size(7, 3)), "NotFound", "no queue number 3")
+    desk.failed(desk.send(1, m.Size(7, 3)), "NotFound", "no queue number 3")
     desk.define(1)
     assert desk.size(1) == 0
 
@@ -123,7 +108,7 @@ def test_a_number_is_defined_once(desk: Desk, define: Any) -> None:
     desk.hello(1)
     desk.define(1)
     again = m.Define(1, "", "other", private=False, definition=pack_definition(define()))
-    _refused(desk.send(1, again), "in use")
+    desk.refused(desk.send(1, again), "in use")
 
 
 def test_definitions_that_no_constructor_makes(desk: Desk, define: Any) -> None:
@@ -131,7 +116,7 @@ def test_definitions_that_no_constructor_makes(desk: Desk, define: Any) -> None:
     fields = pack_definition(define("PriorityQueue", [("int64", ())]))
     fields[6][0][0] = "str"
     desk.hello(1)
-    _refused(desk.send(1, m.Define(1, "", "q", private=False, definition=fields)), "PriorityQueue")
+    desk.refused(desk.send(1, m.Define(1, "", "q", private=False, definition=fields)), "PriorityQueue")
     assert not desk.resources.queues
 
 
@@ -141,17 +126,17 @@ def test_a_definition_that_disagrees(desk: Desk) -> None:
     desk.define(1)
     desk.define(2, capacity=11)
     assert desk.size(1) == 0
-    _failed(desk.send(2, m.Size(1, 1)), "SpecMismatch", "capacity: the queue has 10, the definition 11")
+    desk.failed(desk.send(2, m.Size(1, 1)), "SpecMismatch", "capacity: the queue has 10, the definition 11")
 
 
 def test_private_queues_are_apart(desk: Desk) -> None:
     """A private queue is its session's, whatever it is called, and goes with it."""
     desk.hello(1, 2)
     desk.define(1, 2, private=True)
-    _only(desk.put(1, 1, 1), m.Done)
+    desk.only(desk.put(1, 1, 1), m.Done)
     assert (desk.size(1), desk.size(2)) == (1, 0)
-    _failed(desk.send(2, m.Lookup(2, "", "q")), "NotFound", "there is no queue 'q'")
-    _only(desk.send(1, m.Bye()), m.Goodbye)
+    desk.failed(desk.send(2, m.Lookup(2, "", "q")), "NotFound", "there is no queue 'q'")
+    desk.only(desk.send(1, m.Bye()), m.Goodbye)
     assert [key.session for key in desk.resources.queues] == ["secret 2"]
 
 
@@ -160,7 +145,7 @@ def test_an_id_that_is_in_use(desk: Desk) -> None:
     desk.hello(1, 2)
     desk.define(1, 2)
     assert desk.get(1, 7) == []
-    _refused(desk.put(1, 7, 1), "id 7, which is in use")
+    desk.refused(desk.put(1, 7, 1), "id 7, which is in use")
     assert desk.size(2) == 0
 
 
@@ -168,9 +153,9 @@ def test_an_id_of_rows_that_are_not_acknowledged_is_in_use(desk: Desk) -> None:
     """What was sent under an id goes back when the id comes again."""
     desk.hello(1, 2)
     desk.define(1, 2)
-    _only(desk.put(2, 1, 5), m.Done)
+    desk.only(desk.put(2, 1, 5), m.Done)
     assert desk.get(1, 7) == [[5]]
-    _refused(desk.send(1, m.Size(7, 1)), "in use")
+    desk.refused(desk.send(1, m.Size(7, 1)), "in use")
     assert desk.get(2, 2) == [[5]]
 
 
@@ -180,10 +165,10 @@ def test_too_many_requests(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.hello(1, 2)
     desk.define(1, 2)
     assert desk.get(1, 1) == desk.get(1, 2) == []
-    _failed(desk.put(1, 3, 5), "SessionError", "2 requests under way")
+    desk.failed(desk.put(1, 3, 5), "SessionError", "2 requests under way")
     assert desk.take(1) == []
     desk.send(1, m.Withdraw(1))
-    _only(desk.put(2, 1, 6), m.Done)
+    desk.only(desk.put(2, 1, 6), m.Done)
     assert desk.take_values(1) == [[6]]
 
 
@@ -200,7 +185,7 @@ def test_a_put_of_what_the_queue_does_not_hold(desk: Desk, dtype: str, shape: li
     desk.hello(1)
     desk.define(1)
     frames = [bytes(8), b""] if dtype == "str" else [bytes(np.dtype(dtype).itemsize * 2)]
-    _failed(desk.send(1, m.Put(1, 1, [[dtype, shape]]), frames), "SpecMismatch", text)
+    desk.failed(desk.send(1, m.Put(1, 1, [[dtype, shape]]), frames), "SpecMismatch", text)
     assert desk.size(1) == 0
 
 
@@ -208,10 +193,12 @@ def test_a_put_of_columns_that_differ_in_length(desk: Desk) -> None:
     """Every column has the same number of rows, and there is one for each component."""
     desk.hello(1)
     desk.define(1, components=[("int8", ()), ("int8", ())])
-    _failed(desk.send(1, m.Put(1, 1, [["int8", [2]], ["int8", [1]]]), [b"ab", b"a"]), "SpecMismatch", "expected 2 rows")
-    _failed(desk.send(1, m.Put(2, 1, [["int8", [2]]]), [b"ab"]), "SpecMismatch", "expected int8[], int8[]")
-    _failed(desk.send(1, m.Put(3, 1, [])), "SpecMismatch", "got components of []")
-    _failed(
+    desk.failed(
+        desk.send(1, m.Put(1, 1, [["int8", [2]], ["int8", [1]]]), [b"ab", b"a"]), "SpecMismatch", "expected 2 rows"
+    )
+    desk.failed(desk.send(1, m.Put(2, 1, [["int8", [2]]]), [b"ab"]), "SpecMismatch", "expected int8[], int8[]")
+    desk.failed(desk.send(1, m.Put(3, 1, [])), "SpecMismatch", "got components of []")
+    desk.failed(
         desk.send(1, m.Put(4, 1, [["int8", [2]], ["int8", [2]]]), [b"ab"]),
         "RemoteProtocolError",
         "2 columns have 2 frames, got 1",
@@ -223,18 +210,18 @@ def test_a_put_of_very_many_elements_without_a_byte(desk: Desk) -> None:
     desk.hello(1)
     desk.define(1, kind="RandomShuffleQueue", components=[("int8", (0,))], capacity=-1, capacity_bytes=10)
     message = m.Put(1, 1, [["int8", [2**31, 0]]])
-    _failed(desk.send(1, message, [b""]), "SpecMismatch", "2147483648 elements without a byte")
-    _only(desk.send(1, m.Put(2, 1, [["int8", [_admission.EMPTY_ROWS_MAX, 0]]]), [b""]), m.Done)
+    desk.failed(desk.send(1, message, [b""]), "SpecMismatch", "2147483648 elements without a byte")
+    desk.only(desk.send(1, m.Put(2, 1, [["int8", [_admission.EMPTY_ROWS_MAX, 0]]]), [b""]), m.Done)
 
 
 def test_a_batch_without_shapes(desk: Desk) -> None:
     """Elements without shapes cannot be batched, and are taken one by one."""
     desk.hello(1)
     desk.define(1, components=[("int8", None)])
-    _only(desk.send(1, m.Put(1, 1, [["int8", [1, 1]]]), [b"a"]), m.Done)
-    _only(desk.send(1, m.Put(2, 1, [["int8", [1, 1, 2]]]), [b"ab"]), m.Done)
+    desk.only(desk.send(1, m.Put(1, 1, [["int8", [1, 1]]]), [b"a"]), m.Done)
+    desk.only(desk.send(1, m.Put(2, 1, [["int8", [1, 1, 2]]]), [b"ab"]), m.Done)
     for message in (m.Get(3, 1, 2, up_to=True), m.Ask(4, 1, 2), m.Get(5, 1, 0, up_to=False)):
-        _failed(desk.send(1, message), "SpecMismatch", "without shapes")
+        desk.failed(desk.send(1, message), "SpecMismatch", "without shapes")
     assert desk.get(1, 6) == [[[97]]]
 
 
@@ -244,8 +231,8 @@ def test_a_batch_that_padding_blows_up(desk: Desk, monkeypatch: pytest.MonkeyPat
     desk.hello(1, 2)
     desk.define(1, 2, kind="PaddingFIFOQueue", components=[("int8", (None, None))])
     for request, shape in enumerate(([1, 1, 10], [1, 10, 1]), 1):
-        _only(desk.send(1, m.Put(request, 1, [["int8", shape]]), [bytes(10)]), m.Done)
-    _failed(desk.send(1, m.Get(3, 1, 2, up_to=False)), "QueueError", "200 bytes after padding")
+        desk.only(desk.send(1, m.Put(request, 1, [["int8", shape]]), [bytes(10)]), m.Done)
+    desk.failed(desk.send(1, m.Get(3, 1, 2, up_to=False)), "QueueError", "200 bytes after padding")
     assert desk.size(2) == 2
 
 
@@ -262,8 +249,8 @@ def test_a_fault_in_one_answer_touches_no_other(desk: Desk, monkeypatch: pytest.
         return gather(*arguments)
 
     monkeypatch.setattr(_broker, "gather", gather_or_fail)
-    _only(desk.put(3, 1, 5, 6), m.Done)
-    error = _only(desk.take(1), m.Error)
+    desk.only(desk.put(3, 1, 5, 6), m.Done)
+    error = desk.only(desk.take(1), m.Error)
     assert (error.kind, error.type_name, error.text) == ("RemoteError", "MemoryError", "no memory for it")
     assert desk.take_values(2) == [[6]]
     assert desk.get(3, 2) == [[5]]
@@ -274,259 +261,7 @@ def test_a_fault_in_a_handler_fails_that_request(desk: Desk, monkeypatch: pytest
     desk.hello(1)
     desk.define(1)
     monkeypatch.setattr(desk.resources, "lookup", lambda _: 1 / 0)
-    error = _only(desk.send(1, m.Lookup(1, "", "q")), m.Error)
+    error = desk.only(desk.send(1, m.Lookup(1, "", "q")), m.Error)
     assert (error.kind, error.type_name) == ("RemoteError", "ZeroDivisionError")
     assert "1 / 0" in error.traceback
     assert desk.size(1) == 0
-
-
-# Gets
-
-
-def test_an_acknowledgement_of_a_waiting_get_is_ignored(desk: Desk) -> None:
-    """Nothing was handed over yet: the get goes on waiting, and loses nothing."""
-    desk.hello(1, 2)
-    desk.define(1, 2)
-    assert desk.get(1, 1) == []
-    assert desk.send(1, m.Acknowledge(1)) == []
-    _only(desk.put(2, 1, 5), m.Done)
-    assert desk.take_values(1) == [[5]]
-    desk.broker.lost(1, 0.0, "gone")
-    assert desk.get(2, 2) == [[5]]
-
-
-def test_what_is_about_no_request_is_ignored(desk: Desk) -> None:
-    """Promote, Acknowledge and Withdraw of an id that nobody has, or has no more, change nothing."""
-    desk.hello(1)
-    desk.define(1)
-    _only(desk.put(1, 1, 5), m.Done)
-    for message in (m.Promote, m.Acknowledge, m.Withdraw):
-        assert desk.send(1, message(1)) == desk.send(1, message(99)) == []
-    assert desk.get(1, 2) == [[5]]
-    assert desk.send(1, m.Acknowledge(2)) == desk.send(1, m.Acknowledge(2)) == desk.send(1, m.Withdraw(2)) == []
-    assert desk.size(1) == 0
-
-
-def test_withdrawing(desk: Desk) -> None:
-    """A waiting put is answered with what is in, a waiting get is not, and delivered rows go back to their place."""
-    desk.hello(1)
-    desk.define(1, capacity=3)
-    assert desk.put(1, 1, 1, 2, 3, 4) == []
-    assert desk.send(1, m.Withdraw(1)) == [m.Withdrawn(1, 3)]
-    assert desk.get(1, 2, 2) == [[1, 2]]
-    assert desk.get(1, 3, 2) == []
-    assert desk.send(1, m.Withdraw(3)) == []
-    assert desk.send(1, m.Withdraw(2)) == []
-    assert desk.get(1, 4, 3) == [[1, 2, 3]]
-    assert desk.send(1, m.Close(5, 1, cancel_pending=False)) == [m.Done(5)]
-    assert desk.send(1, m.Withdraw(5)) == []
-
-
-def test_acknowledged_rows_are_let_go(desk: Desk) -> None:
-    """When everything has ended, the broker keeps no request, no owner and no row."""
-    desk.hello(1)
-    desk.define(1)
-    _only(desk.put(1, 1, 5), m.Done)
-    assert desk.get(1, 2) == [[5]]
-    desk.send(1, m.Acknowledge(2))
-    [session] = desk.broker._sessions.values()
-    assert not session.waiting
-    assert not session.delivered
-    assert not desk.broker._owners
-    [queue] = desk.resources.queues.values()
-    assert queue.stats().unacknowledged == 0
-
-
-# The end of a session
-
-
-def test_bye_withdraws_everything(desk: Desk) -> None:
-    """Nothing of a session that said bye is accepted later, and what it had not acknowledged goes back."""
-    desk.hello(1, 2)
-    desk.define(1, 2, capacity=2)
-    _only(desk.put(2, 1, 1, 2), m.Done)
-    assert desk.get(1, 1) == [[1]]
-    assert desk.put(1, 2, 3, 4) == []
-    assert desk.put(1, 3, 5) == []
-    assert desk.send(1, m.Close(4, 1, cancel_pending=False)) == []
-    _only(desk.send(1, m.Bye()), m.Goodbye)
-    assert [desk.get(2, 2), desk.get(2, 3), desk.get(2, 4)] == [[[1]], [[2]], [[3]]]
-    assert not _only(desk.send(2, m.IsClosed(5, 1)), m.Done).value
-    assert desk.size(2) == 0
-
-
-def test_a_close_that_waited_behind_a_put_goes_with_its_session(desk: Desk) -> None:
-    """Withdrawing the put must not give the close behind it its turn: the queue stays open."""
-    desk.hello(1, 2)
-    desk.define(1, 2, capacity=1)
-    _only(desk.put(2, 1, 1), m.Done)
-    assert desk.put(1, 1, 2) == desk.send(1, m.Close(2, 1, cancel_pending=False)) == []
-    _only(desk.send(1, m.Bye()), m.Goodbye)
-    assert not _only(desk.send(2, m.IsClosed(2, 1)), m.Done).value
-
-
-def test_a_smaller_put_does_not_slip_in_at_the_end_of_its_session(desk: Desk) -> None:
-    """A put behind one that has no room in bytes would fit once that is withdrawn; its session is over."""
-    desk.hello(1, 2)
-    desk.define(1, 2, components=[("int8", (None,))], kind="PaddingFIFOQueue", capacity_bytes=4)
-    _only(desk.send(2, m.Put(1, 1, [["int8", [1, 3]]]), [b"abc"]), m.Done)
-    assert desk.send(1, m.Put(1, 1, [["int8", [1, 2]]]), [b"de"]) == []
-    assert desk.send(1, m.Put(2, 1, [["int8", [1, 1]]]), [b"f"]) == []
-    _only(desk.send(1, m.Bye()), m.Goodbye)
-    assert desk.size(2) == 1
-
-
-def test_a_lost_peer(desk: Desk) -> None:
-    """Its puts stand, they were received, and so does its close; its gets are withdrawn and what it held goes back."""
-    desk.hello(1, 2)
-    desk.define(1, 2, capacity=2)
-    _only(desk.put(1, 1, 1), m.Done)
-    assert desk.get(1, 2) == [[1]]
-    assert desk.put(1, 3, 2, 3, 4) == desk.send(1, m.Close(4, 1, cancel_pending=False)) == []
-    desk.broker.lost(1, 0.0, "gone")
-    for request in (1, 2, 3, 4):
-        assert desk.get(2, request) == [[request]]
-        assert desk.send(2, m.Acknowledge(request)) == []
-    _failed(desk.send(2, m.Get(5, 1, 1, up_to=False)), "EndOfQueue", "closed")
-
-
-def test_a_lost_peer_waits_no_more(desk: Desk) -> None:
-    """What a get of its had taken while it waited goes to the next one, in order."""
-    desk.hello(1, 2)
-    desk.define(1, 2)
-    assert desk.get(1, 1, count=3) == desk.get(2, 1, count=2) == []
-    _only(desk.put(2, 2, 1, 2), m.Done)
-    assert desk.size(2) == 0
-    desk.broker.lost(1, 0.0, "gone")
-    assert desk.take_values(2) == [[1, 2]]
-
-
-def test_a_refused_peer_is_as_good_as_lost(desk: Desk) -> None:
-    """Its producers count as lost, and its consumers' rows go back."""
-    desk.hello(1, 2)
-    desk.define(1, 2)
-    _only(desk.send(1, m.Join(1, 1, "loader", 0)), m.Done)
-    _only(desk.put(1, 2, 5), m.Done)
-    assert desk.get(1, 3) == [[5]]
-    desk.broker.refuse(1, "garbage")
-    assert desk.get(2, 1) == [[5]]
-    assert desk.send(2, m.Acknowledge(1)) == []
-    error = _only(desk.send(2, m.Get(2, 1, 1, up_to=False)), m.Error)
-    assert error.lost_producers == [["loader", "its connection was refused: garbage", ""]]
-
-
-# Producers and queues
-
-
-def test_leaving_under_a_name_that_is_not_held(desk: Desk) -> None:
-    """A session takes out its own producers only: another's name is not touched, and nor is a name that has left."""
-    desk.hello(1, 2)
-    desk.define(1, 2)
-    _only(desk.send(1, m.Join(1, 1, "a", 0)), m.Done)
-    leave = m.Leave(2, 1, "a", lost=True, reason="", traceback="")
-    _only(desk.send(2, leave), m.Done)
-    assert not _only(desk.send(1, m.IsClosed(3, 1)), m.Done).value
-    _only(desk.send(1, m.Leave(4, 1, "a", lost=False, reason="", traceback="")), m.Done)
-    _only(desk.send(1, m.Leave(5, 1, "a", lost=True, reason="again", traceback="")), m.Done)
-    error = _only(desk.send(1, m.Get(6, 1, 1, up_to=False)), m.Error)
-    assert (error.kind, error.lost_producers) == ("EndOfQueue", [])
-
-
-def test_joining_under_a_name_in_use(desk: Desk) -> None:
-    """The second one waits, then is told; withdrawn before, it is answered by that."""
-    desk.hello(1, 2)
-    desk.define(1, 2)
-    _only(desk.send(1, m.Join(1, 1, "a", 0)), m.Done)
-    assert desk.send(2, m.Join(1, 1, "a", 0)) == []
-    assert desk.send(2, m.Withdraw(1)) == [m.Withdrawn(1, 0)]
-    assert desk.send(2, m.Join(2, 1, "a", 0)) == []
-    assert desk.broker.next_deadline() == 4.0
-    desk.expire(4.0)
-    _failed(desk.take(2), "SpecMismatch", "a producer named 'a' is registered")
-
-
-def test_deadlines_move(desk: Desk) -> None:
-    """The timer looks again after whatever changes what is due: a join, a leaving, and any end of a session."""
-    desk.hello(1, 2)
-    desk.define(1, 2)
-    assert not desk.broker.take_deadline_moved()
-    desk.send(1, m.Join(1, 1, "a", 2.0))
-    assert desk.broker.take_deadline_moved()
-    desk.send(1, m.Done(1))
-    assert desk.broker.take_deadline_moved()
-    assert desk.broker.next_deadline() == 2.0
-    assert not desk.broker.take_deadline_moved()
-
-
-def test_deleting_a_queue_others_wait_on(desk: Desk) -> None:
-    """Whatever waits on it fails with NotFound, registrations too; acknowledging what it gave changes nothing."""
-    desk.hello(1, 2)
-    desk.define(1, 2, capacity=1)
-    _only(desk.send(1, m.Join(1, 1, "a", 0)), m.Done)
-    _only(desk.put(1, 2, 5), m.Done)
-    assert desk.get(2, 1) == [[5]]
-    assert desk.get(2, 2) == []
-    assert desk.send(2, m.Join(3, 1, "a", 0)) == []
-    _only(desk.put(1, 3, 6), m.Done)
-    assert desk.take_values(2) == [[6]]
-    assert desk.get(2, 4) == []
-    assert desk.send(1, m.Delete(4, 1)) == [m.Done(4)]
-    answers = {message.id: message for message in desk.take(2) if isinstance(message, m.Error)}
-    assert {request: error.kind for request, error in answers.items()} == {3: "NotFound", 4: "NotFound"}
-    assert desk.send(2, m.Acknowledge(1)) == desk.send(2, m.Withdraw(2)) == []
-    assert desk.size(2) == 0
-
-
-def test_statistics_of_very_many_producers(desk: Desk) -> None:
-    """Names that would not fit into one header are left out; the statistics come."""
-    desk.hello(1)
-    desk.define(1)
-    for request in range(1, 101):
-        _only(desk.send(1, m.Join(request, 1, f"{request} {'ä' * 1000}", 0)), m.Done)
-    statistics = _only(desk.send(1, m.Stats(200, 1)), m.Statistics)
-    assert statistics.producers[0].startswith("1 ää")
-    assert 1 < len(statistics.producers) < 100
-
-
-def test_lookup(desk: Desk, define: Any) -> None:
-    """The definition of a shared queue is found as it was made; of one that is not there, the others are named."""
-    desk.hello(1)
-    desk.define(1, names=("x",))
-    _failed(desk.send(1, m.Lookup(1, "", "q")), "NotFound", "there are none")
-    assert desk.size(1) == 0
-    assert _only(desk.send(1, m.Lookup(2, "", "q")), m.Found).definition == pack_definition(define(names=("x",)))
-    _failed(desk.send(1, m.Lookup(3, "", "r")), "NotFound", "there are ['q']")
-
-
-def test_an_unbounded_queue_states_its_bytes(desk: Desk) -> None:
-    """A server holds no queue without a limit."""
-    desk.hello(1)
-    desk.define(1, capacity=-1)
-    _failed(desk.send(1, m.Size(1, 1)), "SpecMismatch", "needs capacity_bytes")
-
-
-def test_asking_ahead(desk: Desk) -> None:
-    """What was sent ahead counts as in the queue, is recalled for a get that waits, and comes back for it."""
-    desk.hello(1, 2)
-    desk.define(1, 2)
-    _only(desk.put(1, 1, 5), m.Done)
-    assert desk.send(1, m.Ask(2, 1, 1))[0] == m.Rows(2, [["int64", [1]]])
-    assert desk.size(2) == 1
-    assert desk.get(2, 1) == []
-    assert desk.take(1) == [m.Recall(2)]
-    assert desk.send(1, m.Withdraw(2)) == []
-    assert desk.take_values(2) == [[5]]
-    assert desk.send(1, m.Ask(3, 1, 1)) == desk.send(1, m.Promote(3)) == []
-    _only(desk.put(2, 2, 6), m.Done)
-    assert desk.take_values(1) == [[6]]
-
-
-def test_columns_of_every_kind_pass_through(desk: Desk) -> None:
-    """A server hands out what was put, dtypes that it cannot compute with and zero-sized shapes included."""
-    desk.hello(1)
-    desk.define(1, components=[("bfloat16", (2,)), ("float32", (0,))])
-    frames = [bytes(range(8)), b""]
-    _only(desk.send(1, m.Put(1, 1, [["bfloat16", [2, 2]], ["float32", [2, 0]]]), frames), m.Done)
-    desk.broker.receive(1, m.Get(2, 1, 2, up_to=False), [], 0.0)
-    [(_, sent)] = desk.broker.take_messages()
-    assert [bytes(frame) for frame in sent[1:]] == frames
