@@ -1,11 +1,164 @@
-"""What the tests of waiting share."""
+"""What the tests of the client share: two kinds of event loops, and a host that waits for the test to answer."""
 
 from __future__ import annotations
 
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import pytest
+
+import aioflow as flow
+from aioflow.queues import Segment
+from aioflow.resources import QueueKey, QueueRef
+from aioflow.runtime import Host, Waiter, Withdrawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aioflow.names import DeviceName
+    from aioflow.runtime import Request
+    from aioflow.specs import Column
 
 
 @pytest.fixture(params=[pytest.param(("asyncio", {}), id="asyncio"), pytest.param(("trio", {}), id="trio")])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     """Each kind of event loop: a task is cancelled once on asyncio, and again and again on trio."""
     return request.param
+
+
+@pytest.fixture
+def folder() -> Iterator[str]:
+    """A folder with a short path: that of a socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="af") as name:
+        yield name
+
+
+@pytest.fixture
+def fake_queue() -> FakeQueue:
+    """A queue on a fake host."""
+    return FakeQueue()
+
+
+class FakeCall:
+    """A call; its waiter is set by the test."""
+
+    def __init__(self, host: FakeHost, what: str, on_recall: Callable[[Request], None] | None = None) -> None:
+        self.waiter: Waiter[Any] = Waiter()
+        self.what = what
+        self.rows: list[int] = []
+        self.on_recall = on_recall
+        self._host = host
+
+    def answer(self, *rows: int) -> None:
+        """Succeed, with rows where it is a get."""
+        self.rows = list(rows)
+        self.waiter.resolve(None)
+
+    def recall(self) -> None:
+        """Want back what the request holds."""
+        assert self.on_recall is not None
+        self.on_recall(self)
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the rows."""
+        return (np.array(self.rows, np.int64),)
+
+    def acknowledge(self) -> None:
+        """Note it."""
+        self._host.log.append(f"acknowledge {self.what}")
+
+    def withdraw(self) -> None:
+        """Note it, and end what waits."""
+        self._host.log.append(f"withdraw {self.what}")
+        if self._host.answers_withdrawals:
+            self.waiter.fail(Withdrawn(0))
+
+    def promote(self) -> None:
+        """Note it."""
+        self._host.log.append(f"promote {self.what}")
+
+
+class FakeHost:
+    """Notes what is asked of it."""
+
+    keeps_memory = True
+    lost_s = 3.0
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.calls: list[FakeCall] = []
+        self.answers_withdrawals = True
+        self.error: Exception | None = None
+        self._asks = 0
+
+    async def open(self) -> None:
+        """Do nothing."""
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+    def check_task(self, device: DeviceName, key: QueueKey) -> None:
+        """Accept any."""
+
+    def put(self, ref: QueueRef, segment: Segment) -> FakeCall:
+        """Start a put."""
+        return self._call(f"put {np.concatenate([segment.columns[0]]).tolist()}")
+
+    def get(self, ref: QueueRef, count: int, *, up_to: bool) -> FakeCall:
+        """Start a get."""
+        return self._call(f"get {count}")
+
+    def ask(self, ref: QueueRef, count: int, on_recall: Callable[[Request], None]) -> FakeCall:
+        """Start a request ahead."""
+        self._asks += 1
+        return self._call(f"ask {self._asks}", on_recall)
+
+    def close_queue(self, ref: QueueRef, *, cancel_pending: bool) -> FakeCall:
+        """Start a close."""
+        return self._call("close")
+
+    def size(self, ref: QueueRef) -> FakeCall:
+        """Start a question."""
+        return self._call("size")
+
+    is_closed = stats = delete = size
+
+    def lookup(self, key: QueueKey) -> FakeCall:
+        """Start a question."""
+        return self._call("lookup")
+
+    def join(self, ref: QueueRef, name: str, rejoin_s: float) -> FakeCall:
+        """Start a registration."""
+        return self._call(f"join {name}")
+
+    def leave(self, ref: QueueRef, name: str, lost: flow.LostProducer | None) -> FakeCall:
+        """Start a leaving."""
+        return self._call(f"leave {name} {lost.reason if lost else 'well'}")
+
+    def _call(self, what: str, on_recall: Callable[[Request], None] | None = None) -> FakeCall:
+        if self.error is not None:
+            raise self.error
+        self.log.append(what)
+        call = FakeCall(self, what, on_recall)
+        self.calls.append(call)
+        return call
+
+
+class FakeQueue(flow.FIFOQueue):
+    """A queue of int64 scalars on a fake host; needs no session."""
+
+    def __init__(self) -> None:
+        super().__init__(1000, "int64", (), shared_name="fake")
+        self.host = FakeHost()
+
+    async def _begin(self) -> tuple[Host, QueueRef]:
+        return self.host, QueueRef(QueueKey("", self.name), self.definition)
+
+    def _bound_session(self) -> Any:
+        return self
+
+    def flush_at_close(self, flush: Callable[[], Any]) -> Callable[[], None]:
+        """Keep the flush, as a session does."""
+        self.flush = flush
+        return lambda: None

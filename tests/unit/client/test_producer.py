@@ -1,0 +1,112 @@
+"""A producer registers for the length of a block, and leaves it whatever happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+import aioflow as flow
+from aioflow.client import _producer
+from aioflow.errors import QueueClosed, SpecMismatch
+from aioflow.testing._queue_stage import until
+
+pytestmark = pytest.mark.anyio
+
+TEST_S = 5.0
+
+
+async def enter(queue: Any, producer: Any) -> None:
+    """Enter a producer of a fake queue."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(producer.__aenter__)
+        await anyio.wait_all_tasks_blocked()
+        queue.host.calls[-1].answer()
+
+
+async def test_names_are_distinct(fake_queue: Any) -> None:
+    """By default a name says host, process and a number."""
+    names = {fake_queue.producer().name for _ in range(3)}
+    assert len(names) == 3
+    assert fake_queue.producer("mine").name == "mine"
+    with pytest.raises(SpecMismatch):
+        fake_queue.producer(rejoin_s=-1)
+
+
+async def test_a_server_that_does_not_answer_does_not_keep_it(fake_queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving waits for the answer within a bound, after an error too, which it reports."""
+    monkeypatch.setattr(_producer, "LEAVE_S", 0.01)
+    with anyio.fail_after(TEST_S):
+        producer = fake_queue.producer("p")
+        await enter(fake_queue, producer)
+        await producer.__aexit__(None, None, None)
+        await enter(fake_queue, producer)
+        error = ZeroDivisionError("why")
+        await producer.__aexit__(ZeroDivisionError, error, None)
+    assert fake_queue.host.log == ["join p", "leave p well", "join p", "leave p ZeroDivisionError: why"]
+
+
+async def test_the_error_of_the_block_stays_the_error(fake_queue: Any) -> None:
+    """What goes wrong with leaving is raised, but not over the block's own error."""
+    producer = fake_queue.producer("p")
+    await enter(fake_queue, producer)
+    fake_queue.host.error = QueueClosed("gone")
+    with pytest.raises(QueueClosed):
+        await producer.__aexit__(None, None, None)
+    await producer.__aexit__(ZeroDivisionError, ZeroDivisionError(), None)
+
+
+async def test_a_name_in_use_is_refused_after_a_while() -> None:
+    """A name in use waits lost_s + 1 s for its holder to go, and then is an error that says what to do."""
+    config = flow.SessionConfig(lost_s=0.05)
+    queue = flow.FIFOQueue(10, "int64", ())
+    with anyio.fail_after(TEST_S):
+        async with flow.Session(config=config), queue.producer("p"):
+            with pytest.raises(SpecMismatch, match="'p' is registered"):
+                await queue.producer("p").__aenter__()
+            assert (await queue.stats()).producers == ("p",)
+
+
+async def test_a_name_that_becomes_free_is_taken_over() -> None:
+    """A registration waits for its name, and can be cancelled meanwhile without a trace."""
+    queue = flow.FIFOQueue(10, "int64", ())
+    with anyio.fail_after(TEST_S):
+        async with flow.Session(), anyio.create_task_group() as tasks:
+            async with queue.producer("other"):
+                async with queue.producer("p"):
+                    async with anyio.create_task_group() as waiting:
+                        waiting.start_soon(queue.producer("p").__aenter__)
+                        await anyio.wait_all_tasks_blocked()
+                        waiting.cancel_scope.cancel()
+                    second = queue.producer("p")
+                    tasks.start_soon(second.__aenter__)
+                    await anyio.wait_all_tasks_blocked()
+                await anyio.wait_all_tasks_blocked()
+                await until(queue, producers=("other", "p"))
+            assert not await queue.is_closed()
+            await second.__aexit__(None, None, None)
+            assert await queue.is_closed()
+
+
+async def test_a_lost_name_may_come_back() -> None:
+    """With rejoin_s a producer that failed counts as gone only when its name has not come back in time."""
+    queue = flow.FIFOQueue(10, "int64", ())
+    with anyio.fail_after(TEST_S):
+        async with flow.Session():
+            with pytest.raises(ZeroDivisionError):
+                async with queue.producer("p", rejoin_s=60):
+                    raise ZeroDivisionError
+            assert not await queue.is_closed()
+            async with queue.producer("p", rejoin_s=0.01):
+                pass
+            with pytest.raises(flow.EndOfQueue) as caught:
+                await queue.dequeue()
+            assert caught.value.lost_producers == ()
+            late = flow.FIFOQueue(10, "int64", ())
+            with pytest.raises(ZeroDivisionError):
+                async with late.producer("p", rejoin_s=0.01):
+                    raise ZeroDivisionError
+            with pytest.raises(flow.EndOfQueue) as caught:
+                await late.dequeue()
+            assert [lost.name for lost in caught.value.lost_producers] == ["p"]
