@@ -72,6 +72,7 @@ class Session:
         self._config = config or SessionConfig()
         self._host: Host | None = None
         self._closed = False
+        self._closing = anyio.Lock()
         self._previous: Session | None = None
         self._home: tuple[int, Any] = (0, None)
         self._flushes: set[Callable[[], Awaitable[None]]] = set()
@@ -116,11 +117,14 @@ class Session:
 
     async def _close(self) -> None:
         assert self._host is not None
-        with anyio.move_on_after(FLUSH_S):
-            for flush in list(self._flushes):
-                await flush()
-        self._closed = True
-        await self._host.close()
+        async with self._closing:
+            if self._closed:
+                return
+            with anyio.move_on_after(FLUSH_S):
+                for flush in list(self._flushes):
+                    await flush()
+            self._closed = True
+            await self._host.close()
 
     async def __aenter__(self) -> Self:
         """Open the session."""

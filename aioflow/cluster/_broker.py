@@ -294,7 +294,7 @@ class Broker:
 
     def _delete(self, peer: PeerId, session: _Session, message: m.Delete, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
-        self._resources.delete(session.refs[message.queue].key)
+        self._resources.delete(session.refs.pop(message.queue).key)
         self._perform(queue)
         self._send(peer, m.Done(message.id))
 

@@ -267,7 +267,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove a queue."""
+    """Remove a queue; both sides forget the number that it had in this session."""
 
     id: Id
     queue: Id

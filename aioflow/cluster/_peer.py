@@ -83,6 +83,7 @@ class Peer:
         self._address = address
         self._ids = itertools.count(1)
         self._numbers: dict[QueueRef, int] = {}
+        self._next_number = itertools.count(1)
         self._waiting: dict[int, type[Any]] = {}  # id: what answers it
         self._delivered: set[int] = set()
         self._said_bye = False
@@ -107,6 +108,8 @@ class Peer:
         encoded = encode(message, frames)
         self._waiting[request] = _ANSWERS.get(type(message), m.Done)
         self._frames.append(encoded)
+        if isinstance(message, m.Delete) and ref is not None:
+            del self._numbers[ref]  # the server forgets it, too: who deletes as many queues as it makes keeps nothing
         return request
 
     def promote(self, request: int) -> None:
@@ -140,7 +143,7 @@ class Peer:
     def _number(self, ref: QueueRef) -> int:
         number = self._numbers.get(ref)
         if number is None:
-            number = len(self._numbers) + 1
+            number = next(self._next_number)
             private = bool(ref.key.session)
             self._send(m.Define(number, ref.key.container, ref.key.name, private, pack_definition(ref.definition)))
             self._numbers[ref] = number

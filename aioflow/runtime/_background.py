@@ -30,7 +30,7 @@ class Background:
         self._on_error = on_error
         self._started: Waiter[TaskGroup] = Waiter()
         self._stop = anyio.Event()
-        self._ended: Waiter[None] = Waiter()
+        self._ended = anyio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_started = False
 
@@ -62,4 +62,4 @@ class Background:
         except Exception as error:  # noqa: BLE001 - whoever owns this object decides what an error means
             self._on_error(error)
         finally:
-            self._ended.resolve(None)
+            self._ended.set()
