@@ -24,6 +24,10 @@ __all__ = ["FifoOrder", "Order", "PriorityOrder", "ShuffleOrder", "make_order"]
 _Run: TypeAlias = "tuple[int, Segment, int, int]"  # number of the first row, segment, start, stop; numbers are distinct
 
 
+# What the segments of a shuffle may hold beside its rows before they are copied: nothing against a process.
+SEGMENT_BYTES_SLACK = 1 << 20
+
+
 class Order(Protocol):
     """A container of rows that decides which come out next."""
 
@@ -94,7 +98,8 @@ class FifoOrder:
 class ShuffleOrder:
     """A bag: each element left is equally likely to be next (TensorFlow's RandomShuffleQueue).
 
-    Rows are three parallel arrays; a removed row's hole is filled from the end.
+    Rows are three parallel arrays; a removed row's hole is filled from the end. One row that is left keeps the memory of
+    its whole segment, so segments are copied down to their rows when they hold more than twice what is in.
     """
 
     def __init__(self, rng: Generator) -> None:
@@ -104,8 +109,11 @@ class ShuffleOrder:
         self._numbers = np.empty(64, np.int64)
         self._count = 0
         self._segments: dict[int, Segment] = {}
+        self._slot_of: dict[Segment, int] = {}
         self._live: dict[int, int] = {}
         self._next_slot = 0
+        self._row_bytes = 0
+        self._segment_bytes = 0
 
     def __len__(self) -> int:
         return self._count
@@ -138,6 +146,8 @@ class ShuffleOrder:
             slot = int(slots[places[0]])
             rows.add(self._segments[slot], indices[places], numbers[places], places)
             self._release(slot, len(places))
+        self._row_bytes -= rows.nbytes
+        self._compact()
         return rows
 
     def _pop_one(self) -> Rows:
@@ -150,12 +160,32 @@ class ShuffleOrder:
         rows = Rows()
         rows.add(self._segments[slot], slice(row, row + 1), number)
         self._release(slot, 1)
+        self._row_bytes -= rows.nbytes
+        self._compact()
         return rows
 
     def _release(self, slot: int, count: int) -> None:
         self._live[slot] -= count
         if not self._live[slot]:
-            del self._live[slot], self._segments[slot]
+            segment = self._segments.pop(slot)
+            del self._live[slot], self._slot_of[segment]
+            self._segment_bytes -= segment.nbytes(slice(0, segment.rows))
+
+    def _compact(self) -> None:
+        """Copy the rows that are left out of their segments, once those hold too much beside; about once a row."""
+        if self._segment_bytes <= 2 * self._row_bytes + SEGMENT_BYTES_SLACK:
+            return
+        by_slot = np.argsort(self._slots[: self._count], kind="stable")
+        edges = np.flatnonzero(np.diff(self._slots[by_slot])) + 1
+        for places in np.split(by_slot, edges) if self._count else ():
+            slot = int(self._slots[places[0]])
+            whole = self._segments[slot]
+            if len(places) < whole.rows:
+                part = self._segments[slot] = whole.select(self._indices[places])
+                del self._slot_of[whole]
+                self._slot_of[part] = slot
+                self._indices[places] = np.arange(len(places))
+        self._segment_bytes = self._row_bytes
 
     def _choose(self, count: int) -> Array:
         if 2 * count > self._count:
@@ -178,7 +208,7 @@ class ShuffleOrder:
         self._count = left
 
     def _add(self, segment: Segment, indices: Array, numbers: Array) -> None:
-        slot, self._next_slot = self._next_slot, self._next_slot + 1
+        slot = self._slot_of.get(segment, self._next_slot)
         end = self._count + len(indices)
         if end > len(self._slots):
             size = max(end, 2 * len(self._slots))
@@ -188,8 +218,14 @@ class ShuffleOrder:
         self._slots[self._count : end] = slot
         self._indices[self._count : end] = indices
         self._numbers[self._count : end] = numbers
-        self._segments[slot] = segment
-        self._live[slot] = len(indices)
+        if slot == self._next_slot:
+            self._next_slot += 1
+            self._segments[slot] = segment
+            self._slot_of[segment] = slot
+            self._live[slot] = 0
+            self._segment_bytes += segment.nbytes(slice(0, segment.rows))
+        self._live[slot] += len(indices)
+        self._row_bytes += segment.nbytes(indices)
         self._count = end
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aioflow.specs import column_row_bytes
+from aioflow.specs import column_row_bytes, take_rows
 
 if TYPE_CHECKING:
     from aioflow.specs import Array, Column, Index
@@ -56,6 +56,12 @@ class Segment:
         if isinstance(index, slice):
             return int(self._before[index.stop] - self._before[index.start])
         return int(self.row_bytes[index].sum())
+
+    def select(self, index: Array) -> Segment:
+        """Return a segment of some of the rows, in memory of its own."""
+        columns = tuple(take_rows(column, index) for column in self.columns)
+        row_bytes = self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[index]
+        return Segment(len(index), columns, row_bytes)
 
     def rows_within(self, start: int, stop: int, room: int) -> int:
         """How many rows from `start`, at most to `stop`, have together at most `room` bytes."""
