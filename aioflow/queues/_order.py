@@ -98,8 +98,8 @@ class FifoOrder:
 class ShuffleOrder:
     """A bag: each element left is equally likely to be next (TensorFlow's RandomShuffleQueue).
 
-    Rows are three parallel arrays; a removed row's hole is filled from the end. One row that is left keeps the memory of
-    its whole segment, so segments are copied down to their rows when they hold more than twice what is in.
+    Rows are three parallel arrays; a removed row's hole is filled from the end. One row that is left keeps the memory
+    of its whole segment, so segments are copied down to their rows when they hold more than twice what is in.
     """
 
     def __init__(self, rng: Generator) -> None:
