@@ -118,5 +118,5 @@ def _headings(page: Path) -> list[str]:
 
 
 def test_page_of_the_wire_is_current() -> None:
-    """If not, draw it anew: `python tests/meta/wire_page.py`."""
-    assert (ROOT / "docs" / "wire.md").read_text() == draw()
+    """It is drawn from the table of messages."""
+    assert (ROOT / "docs" / "wire.md").read_text() == draw(), "draw it anew: python tests/meta/wire_page.py"
