@@ -1,1 +1,49 @@
-"""What aioflow is tested with, for those who extend it."""
+"""What aioflow is tested with, for those who extend it or test pipelines of their own. Needs Hypothesis.
+
+`check_queue` and `check_transport` are the conformance suites: run them on a session or a transport of yours. `QueueModel` is a
+queue in slow, obvious code, and `QueuePair` compares a machine with it, event by event. The rest are Hypothesis strategies.
+"""
+
+from aioflow.testing._machine_suite import QueuePair, check_invariants
+from aioflow.testing._model import ModelElement, ModelOutcome, QueueModel, pad_batch
+from aioflow.testing._queue_suite import QUEUE_CHECKS, SHARED_QUEUE_CHECKS, OpenSession, check_queue
+from aioflow.testing._strategies import (
+    component_values,
+    dtypes,
+    element_specs,
+    element_values,
+    machine_definitions,
+    machine_elements,
+    operations,
+    queue_definitions,
+    shapes,
+    splits,
+    transfers,
+)
+from aioflow.testing._transport_suite import TRANSPORT_CHECKS, check_transport
+
+__all__ = [
+    "QUEUE_CHECKS",
+    "SHARED_QUEUE_CHECKS",
+    "TRANSPORT_CHECKS",
+    "ModelElement",
+    "ModelOutcome",
+    "OpenSession",
+    "QueueModel",
+    "QueuePair",
+    "check_invariants",
+    "check_queue",
+    "check_transport",
+    "component_values",
+    "dtypes",
+    "element_specs",
+    "element_values",
+    "machine_definitions",
+    "machine_elements",
+    "operations",
+    "pad_batch",
+    "queue_definitions",
+    "shapes",
+    "splits",
+    "transfers",
+]
