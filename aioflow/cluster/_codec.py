@@ -171,7 +171,7 @@ def _decode_column(dtype: str, shape: tuple[int, ...], frames: Iterator[Frame]) 
     if dtype in STRING_DTYPES:
         return _strings(dtype, next(frames), next(frames), shape)
     array = _array(next(frames), numpy_dtype(dtype), shape)
-    if dtype == "bool" and array.size and array.view(np.uint8).max() > 1:
+    if dtype == "bool" and array.size and np.max(array.view(np.uint8)) > 1:
         raise RemoteProtocolError("a bool that is neither 0 nor 1")
     return array
 

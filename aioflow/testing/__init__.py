@@ -1,7 +1,8 @@
 """What aioflow is tested with, for those who extend it or test pipelines of their own. Needs Hypothesis.
 
-`check_queue` and `check_transport` are the conformance suites: run them on a session or a transport of yours. `QueueModel` is a
-queue in slow, obvious code, and `QueuePair` compares a machine with it, event by event. The rest are Hypothesis strategies.
+`check_queue` and `check_transport` are the conformance suites: run them on a session or a transport of yours.
+`QueueModel` is a queue in slow, obvious code, and `QueuePair` compares a machine with it, event by event. The rest are
+Hypothesis strategies.
 """
 
 from aioflow.testing._machine_suite import QueuePair, check_invariants

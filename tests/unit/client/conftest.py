@@ -103,7 +103,8 @@ class FakeHost:
 
     def put(self, ref: QueueRef, segment: Segment) -> FakeCall:
         """Start a put."""
-        return self._call(f"put {np.concatenate([segment.columns[0]]).tolist()}")
+        column: Any = segment.columns[0]  # of numbers
+        return self._call(f"put {column.tolist()}")
 
     def get(self, ref: QueueRef, count: int, *, up_to: bool) -> FakeCall:
         """Start a get."""
