@@ -166,12 +166,14 @@ class Server:
                 return
             if self._closing or len(frames) == 1:
                 return
-            peer = self._admit(identity, frames[0].get(zmq.SRCFD))
+            fd = _source(frames[0])
+            if fd is None:
+                return
+            peer = self._admit(identity, fd)
         peer.arrived(frames[1:])
 
-    def _admit(self, identity: bytes, source: int | bytes | str) -> Peer:
+    def _admit(self, identity: bytes, fd: int) -> Peer:
         """Make a connection of an identity that is new."""
-        fd = int(source)
         self._take_events()
         name = f"{self._address} client {next(self._numbers)}"
         peer = Peer(name, identity, fd, self._socket, self._pump, self._blocked)
@@ -223,3 +225,15 @@ class Server:
             keep_in_children(fd)
         if self._file is not None:
             self._file.release()
+
+
+def _source(frame: zmq.Frame) -> int | None:
+    """Return the descriptor of the connection that a frame came from, or None where it has none.
+
+    Bytes that are no ZMTP pass for its first version, of random messages; libzmq gives those no descriptor, and nobody
+    would learn of their end. An aioflow client always has one.
+    """
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return None
