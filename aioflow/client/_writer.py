@@ -26,8 +26,8 @@ __all__ = ["Writer"]
 # Groups under way: while the server takes one, the next fills.
 GROUPS_MAX = 2
 
-# What a cancelled or failed exit may take to flush.
-EXIT_S = 1.0
+# What a cancelled or failed exit may take to flush, and again to withdraw what was not accepted.
+EXIT_S = 0.5
 
 
 class Writer:

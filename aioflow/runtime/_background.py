@@ -7,6 +7,7 @@ one of their own, inside a task that the event loop holds.
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -61,5 +62,11 @@ class Background:
                 group.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - whoever owns this object decides what an error means
             self._on_error(error)
+        except BaseExceptionGroup as group_of_errors:
+            if on_asyncio() or group_of_errors.subgroup(KeyboardInterrupt) is None:
+                raise
+            # Trio raises Ctrl-C in whichever task runs. It is the main task's: trio protects this one, and hands it on.
+            self._on_error(group_of_errors)
+            signal.raise_signal(signal.SIGINT)
         finally:
             self._ended.set()

@@ -107,7 +107,13 @@ async def test_ctrl_c_ends_a_program(
                     while True:
                         await q.dequeue()
                 assert [lost.name for lost in caught.value.lost_producers] == ["loader"]
-                assert caught.value.lost_producers[0].reason.startswith(("Cancelled", "KeyboardInterrupt"))
+                assert caught.value.lost_producers[0].reason.startswith(
+                    (
+                        "Cancelled",
+                        "KeyboardInterrupt",
+                        "its connection was lost",
+                    )  # trio may interrupt the connection's own task
+                )
             else:
                 assert await q.size() == (1 if program == TRAINER else 0)
     assert server.end_by(signal.SIGTERM)[0] == 0

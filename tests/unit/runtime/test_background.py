@@ -6,11 +6,10 @@ import asyncio
 
 import anyio
 import pytest
+import trio
 
 from aioflow.runtime import Background
 from aioflow.runtime._waiter import on_asyncio
-
-pytestmark = pytest.mark.anyio
 
 TEST_S = 5.0
 
@@ -19,6 +18,7 @@ class Errors(list[BaseException]):
     """What a background reports."""
 
 
+@pytest.mark.anyio
 async def test_stop_ends_what_was_started() -> None:
     """Tasks of the group run until `stop`, which returns when they have ended; a second stop does nothing."""
     ended = []
@@ -41,12 +41,14 @@ async def test_stop_ends_what_was_started() -> None:
     assert errors == []
 
 
+@pytest.mark.anyio
 async def test_stop_without_a_start_returns() -> None:
     """An object may be closed that was never opened."""
     with anyio.fail_after(TEST_S):
         await Background(Errors().append).stop()
 
 
+@pytest.mark.anyio
 async def test_an_error_is_reported() -> None:
     """An error of a task ends the group and is given to the owner; `stop` does not raise it."""
     errors = Errors()
@@ -64,6 +66,7 @@ async def test_an_error_is_reported() -> None:
     assert isinstance(error, ExceptionGroup)
 
 
+@pytest.mark.anyio
 async def test_a_cancelled_start_leaves_nothing() -> None:
     """A start that is cancelled stops what it has begun."""
     with anyio.fail_after(TEST_S):
@@ -73,6 +76,7 @@ async def test_a_cancelled_start_leaves_nothing() -> None:
         assert scope.cancelled_caught
 
 
+@pytest.mark.anyio
 async def test_a_cancelled_stop_stops() -> None:
     """A stop that is cancelled, by a scope or by the task itself, ends the tasks first."""
     release = anyio.Event()
@@ -112,6 +116,27 @@ async def test_a_cancelled_stop_stops() -> None:
         with pytest.raises(asyncio.CancelledError):
             await stopping
         assert ended == [True]
+
+
+def test_an_interrupt_on_trio_reaches_the_main_task() -> None:
+    """Trio raises Ctrl-C in whichever task runs, one of these too: it ends the program as it should, and quietly."""
+    errors = Errors()
+
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        background = Background(errors.append)
+        group = await background.start()
+        group.start_soon(interrupted)
+        try:
+            await trio.sleep_forever()
+        finally:
+            await background.stop()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert len(errors) == 1
 
 
 async def background_with(run: object) -> Background:
