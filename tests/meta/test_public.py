@@ -20,8 +20,8 @@ MODULES = ["aioflow", "aioflow.errors", "aioflow.testing", "aioflow.transport"]
 # Other programs' imports that `import aioflow` must not pay for.
 HEAVY = ["cupy", "hypothesis", "jax", "ml_dtypes", "pytest", "torch", "trio", "uvloop", "zmq"]
 
-# What importing NumPy and aioflow takes, as a multiple of NumPy alone: about 2.2; there is room for a busy machine.
-IMPORT_RATIO_MAX = 3.0
+# What importing NumPy and aioflow costs, as a multiple of NumPy alone: about 2.5, of which asyncio has a third.
+IMPORT_RATIO_MAX = 3.5
 
 
 def _names() -> list[str]:
@@ -70,11 +70,11 @@ def test_docstrings_of_raising_functions_say_when() -> None:
 
 PROBE = """
 import json, sys, time
-began = time.perf_counter()
+began = time.process_time()
 import numpy
-numpy_s = time.perf_counter() - began
+numpy_s = time.process_time() - began
 import aioflow
-both_s = time.perf_counter() - began
+both_s = time.process_time() - began
 print(json.dumps([both_s / numpy_s, sorted(sys.modules)]))
 """
 
