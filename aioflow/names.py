@@ -88,6 +88,8 @@ class DeviceName:
         Raises:
             PlacementError: It is no device name.
         """
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+            raise PlacementError(f"{text!r} is no device name: expected a string such as '/job:worker/task:0'")
         fields: dict[str, str] = {}
         for text_of_part in filter(None, text.split("/")):
             part = _DEVICE_PART.fullmatch(text_of_part)

@@ -288,12 +288,12 @@ class Queue:
 
     async def _put(self, value: Any, *, many: bool) -> None:
         host, ref = await self._begin()
-        await complete_put(host.put(ref, self._convert(value, many=many, private=host.keeps_memory)))
+        await complete_put(host.put(ref, self._convert(value, many=many)))
 
-    def _convert(self, value: Any, *, many: bool, private: bool) -> Segment:
+    def _convert(self, value: Any, *, many: bool) -> Segment:
         element = self.definition.element
         try:
-            columns = to_columns(value, element, many=many, private=private)
+            columns = to_columns(value, element, many=many)
         except SpecMismatch as error:
             raise SpecMismatch(f"queue {self._name!r}: {error}") from error
         return Segment.of(columns, prioritised=self.definition.kind == "PriorityQueue")

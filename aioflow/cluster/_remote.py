@@ -81,8 +81,6 @@ class _Call:
 class RemoteHost:
     """The queues of a server, through one connection."""
 
-    keeps_memory = False
-
     def __init__(self, address: str, config: SessionConfig) -> None:
         self.lost_s = config.lost_s
         self._address = address

@@ -160,6 +160,9 @@ class Server:
         except RemoteProtocolError as error:
             logger.warning("%s sent what is no message: %s", self._connections[peer].peer, error)
             self._broker.refuse(peer, str(error))
+        except Exception as error:  # a fault of ours: it may end this session, never the server
+            logger.exception("a message of %s could not be read", self._connections[peer].peer)
+            self._broker.refuse(peer, f"the server could not read a message: {error!r}")
         else:
             self._broker.receive(peer, message, rest, now)
         self._send()

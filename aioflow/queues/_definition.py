@@ -19,6 +19,9 @@ Kind = Literal["FIFOQueue", "RandomShuffleQueue", "PaddingFIFOQueue", "PriorityQ
 
 UNBOUNDED = -1
 
+# What a message carries: int64.
+NUMBER_MAX = 2**63 - 1
+
 # Large enough for a few hundred image batches, small enough that a dozen forgotten queues fit into one host.
 CAPACITY_BYTES_DEFAULT = 256 * 1000 * 1000
 
@@ -140,9 +143,12 @@ def _integer(name: str, value: Any) -> int | None:
     if value is None and name in {"capacity_bytes", "seed", "producers"}:
         return None
     try:
-        return operator.index(value)  # pyright: ignore[reportArgumentType] - that is what is found out
+        number = operator.index(value)  # pyright: ignore[reportArgumentType] - that is what is found out
     except TypeError as error:
         raise SpecMismatch(f"{name} must be an integer, got {value!r}") from error
+    if abs(number) > NUMBER_MAX:
+        raise SpecMismatch(f"{name} is {number}; expected at most {NUMBER_MAX}, in either direction")
+    return number
 
 
 def _shapes(components: tuple[TensorSpec, ...]) -> list[list[int | None] | None]:

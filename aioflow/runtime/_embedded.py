@@ -90,8 +90,6 @@ class _Answer:
 class EmbeddedHost:
     """Resources of one session in this process; they end with it."""
 
-    keeps_memory = True
-
     def __init__(self, config: SessionConfig) -> None:
         self.lost_s = config.lost_s
         self._resources = Resources(np.random.default_rng, session_s=config.session_s)

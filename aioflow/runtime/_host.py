@@ -68,11 +68,9 @@ class Host(Protocol):
     """Holds queues. Its methods return at once, but for `open` and `close`.
 
     Attributes:
-        keeps_memory: Whether a put's columns are kept as they are, so that the caller must not be able to change them.
         lost_s: After how long a silent holder of a producer's name counts as gone.
     """
 
-    keeps_memory: bool
     lost_s: float
 
     async def open(self) -> None:

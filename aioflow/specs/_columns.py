@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Array", "Column", "Index", "Strings", "column_row_bytes", "join_columns", "pad_column", "take_rows"]
 
+# NumPy has at most 64 dimensions, and the rows are one.
+RANK_MAX = 63
+
 Array: TypeAlias = "NDArray[Any]"
 Index: TypeAlias = "slice | NDArray[np.intp]"
 Column: TypeAlias = "Array | Strings"

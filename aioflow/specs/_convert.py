@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aioflow.errors import SpecMismatch
-from aioflow.specs._columns import Array, Column, Strings
-from aioflow.specs._dtypes import DTYPES, STRING_DTYPES, numpy_dtype
+from aioflow.specs._columns import RANK_MAX, Array, Column, Strings
+from aioflow.specs._dtypes import DTYPES, EXTENDED_DTYPES, STRING_DTYPES, numpy_dtype
 
 if TYPE_CHECKING:
     from aioflow.specs._spec import ElementSpec, TensorSpec
@@ -26,21 +26,24 @@ __all__ = ["to_columns"]
 _PYTHON_DTYPES = frozenset({"bool", "int64", "uint64", "float64", "complex128"})
 
 
-def to_columns(value: Any, spec: ElementSpec, *, many: bool, private: bool) -> tuple[Column, ...]:
+def to_columns(value: Any, spec: ElementSpec, *, many: bool) -> tuple[Column, ...]:
     """Convert a value given to `enqueue`, or with `many` to `enqueue_many`, to one column for each component.
 
     Args:
         value: A component, a tuple of components, or a dict of them.
         spec: What the queue takes.
         many: Whether each component has a leading dimension of rows.
-        private: Whether columns may not share memory that the caller could write to.
+
+    Returns:
+        Columns that share no memory which the caller could write to: a call that was cancelled and is in doubt may be
+        over before its message is sent. Read-only memory is shared.
 
     Raises:
         SpecMismatch: Names, number, dtype, shape or rows of the components disagree with the specification.
     """
     parts = spec.split(value)
     columns = tuple(
-        _to_column(part, component, many=many, private=private, label=spec.label(i))
+        _to_column(part, component, many=many, label=spec.label(i))
         for i, (part, component) in enumerate(zip(parts, spec.components, strict=True))
     )
     rows = columns[0].shape[0]
@@ -53,33 +56,42 @@ def to_columns(value: Any, spec: ElementSpec, *, many: bool, private: bool) -> t
     return columns
 
 
-def _to_column(value: Any, spec: TensorSpec, *, many: bool, private: bool, label: str) -> Column:
-    if value is None:
-        raise SpecMismatch(f"{label} is None; expected {spec}")
-    given = _to_host(value, label)
+def _to_column(value: Any, spec: TensorSpec, *, many: bool, label: str) -> Column:
     try:
-        if spec.dtype in STRING_DTYPES:
-            strings = _string_array(given)
-            _check_shape(strings.shape, spec, many=many, label=label)
-            shape = strings.shape if many else (1, *strings.shape)
-            return Strings.encode([_to_bytes(item, spec) for item in strings.ravel().tolist()], shape)
-        array = _to_array(given, spec)
+        return _convert(value, spec, many=many)
     except SpecMismatch as error:
         raise SpecMismatch(f"{label}: {error}") from error.__cause__
-    _check_shape(array.shape, spec, many=many, label=label)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # NumPy's, or of an object in a list
+        raise SpecMismatch(f"{label}: could not be read as {spec}: {error}") from error
+
+
+def _convert(value: Any, spec: TensorSpec, *, many: bool) -> Column:
+    if value is None:
+        raise SpecMismatch(f"got None; expected {spec}")
+    given = _to_host(value)
+    if spec.dtype in STRING_DTYPES:
+        strings = _string_array(given)
+        _check_shape(strings.shape, spec, many=many)
+        shape = strings.shape if many else (1, *strings.shape)
+        return Strings.encode([_to_bytes(item, spec) for item in strings.ravel().tolist()], shape)
+    array = _to_array(given, spec)
+    _check_shape(array.shape, spec, many=many)
     # What was given as it is (an object's own array too), and what is a view of something, is not ours.
-    if private and (array is given or array.base is not None) and not _immutable(array):
+    if (array is given or array.base is not None) and not _immutable(array):
         array = array.copy()
+    array.flags.writeable = False  # it is ours, or was read-only before: a transport may pass it by reference
     return array if many else array[np.newaxis]
 
 
-def _check_shape(shape: tuple[int, ...], spec: TensorSpec, *, many: bool, label: str) -> None:
+def _check_shape(shape: tuple[int, ...], spec: TensorSpec, *, many: bool) -> None:
     if many and not shape:
-        raise SpecMismatch(f"{label}: enqueue_many needs a leading dimension of rows, got a scalar; expected {spec}")
-    if not spec.admits(shape[1:] if many else shape):
+        raise SpecMismatch(f"enqueue_many needs a leading dimension of rows, got a scalar; expected {spec}")
+    element = shape[1:] if many else shape
+    if len(element) > RANK_MAX:
+        raise SpecMismatch(f"got a value of rank {len(element)}; expected at most {RANK_MAX}")
+    if not spec.admits(element):
         rows = f" in each of {shape[0]} rows" if many else ""
-        got = list(shape[1:] if many else shape)
-        raise SpecMismatch(f"{label}: got shape {got}{rows}; expected {spec}")
+        raise SpecMismatch(f"got shape {list(element)}{rows}; expected {spec}")
 
 
 def _immutable(array: Array) -> bool:
@@ -95,7 +107,7 @@ def _immutable(array: Array) -> bool:
 # Arrays of other libraries
 
 
-def _to_host(value: Any, label: str) -> Any:
+def _to_host(value: Any) -> Any:
     """Return an array of another library as a NumPy array; anything else as it is."""
     if isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex, str, bytes)):
         return value
@@ -109,15 +121,17 @@ def _to_host(value: Any, label: str) -> Any:
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
     except (RuntimeError, TypeError, ValueError, BufferError) as error:
-        raise SpecMismatch(f"{label}: a {type(value).__name__} could not be read as an array: {error}") from error
+        raise SpecMismatch(f"a {type(value).__name__} could not be read as an array: {error}") from error
     return value
 
 
 def _torch_to_numpy(tensor: Any) -> Array:
     torch = sys.modules["torch"]
     host = tensor.cpu()
-    if host.dtype == torch.bfloat16:  # NumPy's side of DLPack knows no bfloat16: carry its bits
-        return host.contiguous().view(torch.int16).numpy().view(numpy_dtype("bfloat16"))  # type: ignore[no-any-return]
+    name = str(host.dtype).removeprefix("torch.")
+    if name in EXTENDED_DTYPES:  # NumPy has none of these, and so PyTorch gives it none: carry their bits
+        bits = host.contiguous().view(torch.int16 if name == "bfloat16" else torch.uint8)
+        return bits.numpy().view(numpy_dtype(name))  # type: ignore[no-any-return]
     return host.numpy()  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from aioflow.errors import SpecMismatch
 
-__all__ = ["DTYPES", "STRING_DTYPES", "dtype_name", "numpy_dtype"]
+__all__ = ["DTYPES", "EXTENDED_DTYPES", "STRING_DTYPES", "dtype_name", "numpy_dtype"]
 
 STRING_DTYPES = frozenset({"str", "bytes"})
 
@@ -26,7 +26,8 @@ _NUMPY_DTYPES = frozenset(
     }
 )
 
-_ML_DTYPES = frozenset(
+# Those of ml_dtypes.
+EXTENDED_DTYPES = frozenset(
     {
         "bfloat16",
         "float8_e3m4",
@@ -41,7 +42,7 @@ _ML_DTYPES = frozenset(
 )
 
 # Every name of the table.
-DTYPES = STRING_DTYPES | _NUMPY_DTYPES | _ML_DTYPES
+DTYPES = STRING_DTYPES | _NUMPY_DTYPES | EXTENDED_DTYPES
 
 
 def dtype_name(dtype: Any) -> str:
@@ -65,7 +66,7 @@ def dtype_name(dtype: Any) -> str:
             return "str"
         if found.kind == "S":
             return "bytes"
-        if found.name in _NUMPY_DTYPES or found.name in _ML_DTYPES:
+        if found.name in _NUMPY_DTYPES or found.name in EXTENDED_DTYPES:
             return found.name
     raise SpecMismatch(
         f"dtype {dtype!r} is not supported; expected bool, int8 to int64, uint8 to uint64, float16 to float64, "
@@ -78,7 +79,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the NumPy dtype of a name of the table; for strings, the dtype of object."""
     if name in STRING_DTYPES:
         return np.dtype(object)
-    if name in _ML_DTYPES:
+    if name in EXTENDED_DTYPES:
         import ml_dtypes  # noqa: PLC0415 - its import is paid by who uses it
 
         dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))

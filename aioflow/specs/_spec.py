@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioflow.errors import SpecMismatch
+from aioflow.specs._columns import RANK_MAX
 from aioflow.specs._dtypes import STRING_DTYPES, dtype_name, numpy_dtype
 
 if TYPE_CHECKING:
@@ -190,6 +191,8 @@ def _parse_shape(shape: Any, *, partial: bool) -> Shape:
         raise SpecMismatch(f"{shape!r} is no shape: its sizes must be integers") from error
     if any(size is not None and size < 0 for size in parsed):
         raise SpecMismatch(f"shape {shape!r} has a negative size")
+    if len(parsed) > RANK_MAX:
+        raise SpecMismatch(f"a shape of rank {len(parsed)}; expected at most {RANK_MAX}")
     if not partial and None in parsed:
         raise SpecMismatch(f"shape {shape!r} has an unknown size; only a PaddingFIFOQueue takes those")
     return parsed

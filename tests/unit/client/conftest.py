@@ -82,7 +82,6 @@ class FakeCall:
 class FakeHost:
     """Notes what is asked of it."""
 
-    keeps_memory = True
     lost_s = 3.0
 
     def __init__(self) -> None:

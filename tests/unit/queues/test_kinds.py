@@ -109,7 +109,7 @@ def _padded(shape: tuple[int | None, ...], values: list[Any], dtype: str = "int3
     spec = ElementSpec((TensorSpec(dtype, shape),))
     machine = QueueMachine(QueueDefinition("PaddingFIFOQueue", spec, 10), np.random.default_rng(0))
     for value in values:
-        machine.enqueue(Segment.of(to_columns((value,), spec, many=False, private=True)))
+        machine.enqueue(Segment.of(to_columns((value,), spec, many=False)))
     ticket = machine.dequeue(len(values) if count is None else count)
     rows = next(e.rows for e in machine.take_effects() if isinstance(e, Completed) and e.ticket == ticket)
     assert rows is not None

@@ -32,7 +32,7 @@ def test_segments_are_copied_down_to_the_rows_that_are_left(dtype: str, shape: t
         value = (
             payload if dtype == "bytes" else np.frombuffer(b"".join(payload), np.uint8).reshape(ROWS, ROW_BYTES).copy()
         )
-        segment = Segment.of(to_columns((numbers, value), element, many=True, private=False))
+        segment = Segment.of(to_columns((numbers, value), element, many=True))
         column = segment.columns[1]
         blocks.append(weakref.ref(column.data if isinstance(column, Strings) else column))
         machine.enqueue(segment)

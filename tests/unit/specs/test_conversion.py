@@ -15,7 +15,7 @@ from aioflow.specs import ElementSpec, Strings, TensorSpec, numpy_dtype, to_colu
 def convert(value: Any, dtype: str, shape: Any = None, *, many: bool = False, private: bool = True) -> Any:
     """Convert a value of one component, and return it as an array or as strings."""
     spec = ElementSpec((TensorSpec(dtype, shape),))
-    (column,) = to_columns((value,), spec, many=many, private=private)
+    (column,) = to_columns((value,), spec, many=many)
     found = column.decode(dtype) if isinstance(column, Strings) else column
     assert isinstance(column, Strings) or column.dtype == numpy_dtype(dtype)
     return found if many else found[0]
@@ -106,7 +106,7 @@ def test_rows_must_be_equal() -> None:
     """semantics 1.7: every component of an enqueue_many has the same row count."""
     spec = ElementSpec((TensorSpec("int32", ()), TensorSpec("str", ())))
     with pytest.raises(SpecMismatch, match="component 1 has 1 rows and component 0 has 2"):
-        to_columns(([1, 2], ["a"]), spec, many=True, private=False)
+        to_columns(([1, 2], ["a"]), spec, many=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "str"])
@@ -124,7 +124,7 @@ ONE = ElementSpec((TensorSpec("int32", None),))
 
 
 def _split(value: Any, spec: ElementSpec) -> list[Any]:
-    return [column.tolist() for column in to_columns(value, spec, many=False, private=False)]  # type: ignore[union-attr]
+    return [column.tolist() for column in to_columns(value, spec, many=False)]  # type: ignore[union-attr]
 
 
 def test_a_list_is_the_component_of_one() -> None:
@@ -299,3 +299,34 @@ def test_jax(dtype: str) -> None:
         jax = pytest.importorskip("jax.numpy")
         array = jax.ones(3, dtype=dtype)
     assert convert(array, dtype, (3,)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+def test_torch_float8(name: str) -> None:
+    """api.md: PyTorch arrays are accepted wherever a tensor is, of the float8 types too."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    (column,) = to_columns(
+        torch.tensor([1.0, -2.0]).to(getattr(torch, name)), ElementSpec((TensorSpec(name, (2,)),)), many=False
+    )
+    assert isinstance(column, np.ndarray)
+    assert column.astype(np.float32).tolist() == [[1.0, -2.0]]
+
+
+def test_objects_in_a_list_that_are_no_numbers() -> None:
+    """semantics 0.1: whatever a value does when it is read, the caller gets SpecMismatch."""
+
+    class Refuses:
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            raise RuntimeError("requires grad")
+
+    with pytest.raises(SpecMismatch, match="requires grad"):
+        to_columns([Refuses(), Refuses()], ElementSpec((TensorSpec("float32", (2,)),)), many=False)
+
+
+def test_columns_share_no_memory_that_can_be_written() -> None:
+    """semantics 0.3: a put that was cancelled and is in doubt may be sent later: never half of what is there then."""
+    value = np.zeros(100_000)
+    (column,) = to_columns(value, ElementSpec((TensorSpec("float64", (100_000,)),)), many=False)
+    assert isinstance(column, np.ndarray)
+    assert not np.shares_memory(column, value)
+    assert not column.flags.writeable

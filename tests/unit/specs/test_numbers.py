@@ -18,7 +18,7 @@ FLOATS = ["float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_
 def convert(value: Any, dtype: str, shape: Any = None, *, many: bool = False, private: bool = True) -> Any:
     """Convert a value of one component, and return it as an array or as strings."""
     spec = ElementSpec((TensorSpec(dtype, shape),))
-    (column,) = to_columns((value,), spec, many=many, private=private)
+    (column,) = to_columns((value,), spec, many=many)
     found = column.decode(dtype) if isinstance(column, Strings) else column
     assert isinstance(column, Strings) or column.dtype == numpy_dtype(dtype)
     return found if many else found[0]
