@@ -1,8 +1,8 @@
 """Iteration over a queue, with requests ahead of need.
 
 What was sent ahead and not handed over is the queue's: it is given back when the iterator is left, when a step is
-cancelled, and when the queue recalls it for a get that waits. It is given back the latest first, so that this
-consumer's order holds.
+cancelled, and when the queue recalls it for a get that waits. It is given back in order, and never a part without what
+came after it, so that no consumer sees one producer's elements out of order.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ class Batches:
 
     def _give_back(self, first: int) -> None:
         while len(self._requests) > first:
-            self._requests.pop().withdraw()
+            request = self._requests[first]
+            del self._requests[first]
+            request.withdraw()
 
     def _leave(self) -> None:
         self._ended = True

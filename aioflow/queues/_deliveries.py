@@ -62,16 +62,12 @@ class Deliveries:
         for ticket in list(self._open):
             self.end(ticket)
 
-    def recall(self, missing: int) -> Iterator[Ticket]:
-        """Ask back `missing` rows of what went ahead, the latest first; what was asked back before counts."""
-        for ticket, delivery in reversed(self._open.items()):
-            if missing < 1:
-                return
-            if delivery.ahead:
-                missing -= delivery.rows.count
-                if not delivery.recalled:
-                    delivery.recalled = True
-                    yield ticket
+    def recall(self) -> Iterator[Ticket]:
+        """Ask back all that went ahead and was not asked back before: a part of it would come out of order."""
+        for ticket, delivery in self._open.items():
+            if delivery.ahead and not delivery.recalled:
+                delivery.recalled = True
+                yield ticket
 
     def _count(self, rows: Rows, sign: int, *, ahead: bool) -> None:
         self.count += sign * rows.count

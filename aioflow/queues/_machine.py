@@ -322,6 +322,9 @@ class QueueMachine:
         self._return_partial(get)
         del self._gets[get.ticket]
         reason = f"{self} is closed and has too few elements (requested {missing}, current size {len(self)})"
+        if self.lost_producers:
+            lost = ", ".join(f"{producer.name} ({producer.reason})" for producer in self.lost_producers)
+            reason += f"; the data may be short, as producers were lost: {lost}"
         self._effects.append(Failed(get.ticket, EndOfQueue(reason, lost_producers=self.lost_producers)))
         return True
 
@@ -354,11 +357,11 @@ class QueueMachine:
             self._complete_get(get.ticket, rows, ahead=True)
 
     def _recall(self) -> None:
-        """Ask for as much of what was sent ahead as the head get misses."""
+        """Ask for what was sent ahead while the head get misses something."""
         if self._delivered.ahead and self._gets:
             get = next(iter(self._gets.values()))
-            missing = get.count - get.taken.count - self._available()
-            self._effects.extend(map(Recall, self._delivered.recall(missing)))
+            if get.count - get.taken.count > self._available():
+                self._effects.extend(map(Recall, self._delivered.recall()))
 
     # Small moves
 

@@ -208,13 +208,13 @@ class QueuePair:
     @staticmethod
     def _columns(elements: Sequence[tuple[Any, ...]], spec: ElementSpec) -> tuple[Any, ...]:
         if len(elements) == 1:
-            return to_columns(elements[0], spec, many=False, private=True)
+            return to_columns(elements[0], spec, many=False)
         batch = []
         for i, component in enumerate(spec.components):
             values = [QueuePair._array(element[i], component.dtype) for element in elements]
             none = np.empty((0, *(size or 0 for size in component.shape or ())), numpy_dtype(component.dtype))
             batch.append(np.stack(values) if values else none)
-        return to_columns(tuple(batch), spec, many=True, private=True)
+        return to_columns(tuple(batch), spec, many=True)
 
     @staticmethod
     def _array(value: Any, dtype: str) -> Any:

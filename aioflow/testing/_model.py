@@ -333,10 +333,8 @@ class QueueModel:
         """A get waits though the size, which counts what is ahead, is not 0: call back what it misses."""
         if self._gets:
             missing = self._gets[0].count - len(self._gets[0].taken) - self._free()
-            for ticket, received in reversed(list(self._received.items())):
-                if received.ahead and missing > 0:
-                    self.recalled.add(ticket)
-                    missing -= len(received.items)
+            if missing > 0:
+                self.recalled |= {ticket for ticket, received in self._received.items() if received.ahead}
 
     # One element
 

@@ -1,4 +1,4 @@
-"""Batches ask ahead, hand over in order, and give back the latest first."""
+"""Batches ask ahead, hand over in order, and give back in order."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ async def test_without_prefetch_it_only_gets(fake_queue: Any) -> None:
     assert fake_queue.host.log == ["get 3", "acknowledge get 3"]
 
 
-async def test_leaving_gives_back_the_latest_first(fake_queue: Any) -> None:
-    """However it is left, what is ahead is withdrawn in reverse, so that the order of what comes back holds."""
+async def test_leaving_gives_back_in_order(fake_queue: Any) -> None:
+    """However it is left, what is ahead is withdrawn in order, so that a get that waits is served in order."""
     batches = fake_queue.batches(1, prefetch=3)
     await step(fake_queue, batches, 0, 1)
     await batches.aclose()
-    assert fake_queue.host.log[-3:] == ["withdraw ask 4", "withdraw ask 3", "withdraw ask 2"]
+    assert fake_queue.host.log[-3:] == ["withdraw ask 2", "withdraw ask 3", "withdraw ask 4"]
     await batches.aclose()
     assert [batch async for batch in batches] == []
     assert len(fake_queue.host.log) == 9
@@ -67,7 +67,7 @@ async def test_a_dropped_iterator_gives_back(fake_queue: Any) -> None:
         async for _ in fake_queue.batches(1):
             break
     gc.collect()
-    assert fake_queue.host.log[-2:] == ["withdraw ask 3", "withdraw ask 2"]
+    assert fake_queue.host.log[-2:] == ["withdraw ask 2", "withdraw ask 3"]
     fake_queue.host.calls[1].recall()
 
 
@@ -77,18 +77,18 @@ async def test_an_error_in_the_block_gives_back(fake_queue: Any) -> None:
         async with fake_queue.batches(1) as batches:
             await step(fake_queue, batches, 0, 1)
             raise ZeroDivisionError
-    assert fake_queue.host.log[-2:] == ["withdraw ask 3", "withdraw ask 2"]
+    assert fake_queue.host.log[-2:] == ["withdraw ask 2", "withdraw ask 3"]
 
 
 async def test_a_recall_gives_back_from_there_on(fake_queue: Any) -> None:
-    """A recall of one request gives it back after those behind it; the next step asks anew."""
+    """A recall of one request gives it back with those behind it; the next step asks anew."""
     batches = fake_queue.batches(1, prefetch=3)
     await step(fake_queue, batches, 0, 1)
     for number in (1, 2, 3):
         fake_queue.host.calls[number].answer(number + 1)
     fake_queue.host.log.clear()
     fake_queue.host.calls[2].recall()
-    assert fake_queue.host.log == ["withdraw ask 4", "withdraw ask 3"]
+    assert fake_queue.host.log == ["withdraw ask 3", "withdraw ask 4"]
     fake_queue.host.calls[2].recall()
     assert len(fake_queue.host.log) == 2
     assert (await anext(batches)).tolist() == [2]

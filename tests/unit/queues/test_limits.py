@@ -241,17 +241,17 @@ def test_nothing_goes_ahead_after_the_close(make: Make) -> None:
 
 
 def test_recalled_for_a_get(make: Make) -> None:
-    """semantics 0.4: what is ahead is recalled, the latest first, when a get waits on a closed, empty queue."""
+    """semantics 0.4: what is ahead is recalled when a get waits on a closed, empty queue: all, to keep the order."""
     queue = make()
     asks = [queue.ask(1), queue.ask(1), queue.ask(1)]
     queue.put(1, 2, 3)
     queue.close()
     get = queue.get(2)
-    assert queue.recalled == [asks[2], asks[1]]
-    queue.restore(asks[2])
-    queue.restore(asks[1])
-    assert queue.results[get] == [2, 3]
-    assert queue.recalled == [asks[2], asks[1]]
+    assert queue.recalled == asks
+    for ask in asks:
+        queue.restore(ask)
+    assert queue.results[get] == [1, 2]
+    assert queue.recalled == asks
 
 
 def test_recalled_while_open(make: Make) -> None:
