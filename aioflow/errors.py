@@ -134,12 +134,15 @@ class EndOfQueue(QueueError):
     A `dequeue_many` that wanted more than was left raises it too; what it had taken is back in the queue.
 
     Attributes:
-        lost_producers: Producers that failed or vanished: the data may be short.
+        lost_producers: Producers that failed or vanished: the data may be short. Their tracebacks are notes, too.
     """
 
     def __init__(self, message: str, *, lost_producers: tuple[LostProducer, ...] = ()) -> None:
         super().__init__(message)
         self.lost_producers = lost_producers
+        for producer in lost_producers:
+            if producer.traceback:
+                self.add_note(f"producer {producer.name!r} was lost by:\n{producer.traceback}")
 
 
 class QueueReset(QueueError):

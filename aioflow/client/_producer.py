@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket
 import traceback as tracebacks
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from aioflow.errors import AioflowError, SpecMismatch
+from aioflow.names import check_shared_name
 from aioflow.resources import LostProducer
 from aioflow.runtime import complete_put
 
@@ -37,8 +39,10 @@ class Producer:
     """
 
     def __init__(self, queue: Queue, name: str | None, rejoin_s: float) -> None:
-        if rejoin_s < 0:
-            raise SpecMismatch(f"rejoin_s is {rejoin_s}; expected seconds, 0 or more")
+        if not isinstance(rejoin_s, (int, float)) or not 0 <= rejoin_s < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+            raise SpecMismatch(f"rejoin_s is {rejoin_s!r}; expected seconds, 0 or more")
+        if name is not None:
+            check_shared_name(name, "a producer's name")
         self.name = name or f"{socket.gethostname()}:{os.getpid()}:{next(_numbers)}"
         self._queue = queue
         self._rejoin_s = rejoin_s
@@ -60,7 +64,8 @@ class Producer:
         lost = None
         if error is not None:
             text = "".join(tracebacks.format_exception(error))
-            lost = LostProducer(self.name, f"{type(error).__name__}: {error}", text)
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            lost = LostProducer(self.name, reason, text)
         try:
             with anyio.move_on_after(LEAVE_S, shield=True):
                 await host.leave(ref, self.name, lost).waiter.wait()

@@ -109,7 +109,10 @@ class Session:
         does nothing. Bounded: a server that does not answer cannot hold it.
         """
         if _current.get() is self:
-            _current.set(self._previous)
+            previous = self._previous
+            while previous is not None and previous._closed:  # noqa: SLF001 - sessions may close in any order
+                previous = previous._previous  # noqa: SLF001
+            _current.set(previous)
         if self._host is None or self._closed:
             return
         self._check_home()

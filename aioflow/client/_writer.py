@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from aioflow.errors import AioflowError, SpecMismatch
+from aioflow.errors import AioflowError, SessionError, SpecMismatch
 from aioflow.queues import Segment
 from aioflow.runtime import Background, begin_call, complete_put, finish, give_turn
 from aioflow.specs import join_columns
@@ -34,7 +35,7 @@ class Writer:
     """Made by `queue.writer()`; see there."""
 
     def __init__(self, queue: Queue, batch: int, batch_bytes: int, delay_s: float) -> None:
-        if batch < 1 or batch_bytes < 1 or delay_s <= 0:
+        if not (_is_above_0(batch, int) and _is_above_0(batch_bytes, int) and _is_above_0(delay_s, int | float)):
             raise SpecMismatch(
                 f"a writer needs batch, batch_bytes and delay_s above 0, got {(batch, batch_bytes, delay_s)}"
             )
@@ -46,6 +47,8 @@ class Writer:
         self._bytes = 0
         self._calls: deque[tuple[Call, int]] = deque()
         self._error: BaseException | None = None
+        self._refused = 0  # elements of groups that failed, beside `_error`
+        self._is_open = False
         self._turn = anyio.Lock()
         self._written = anyio.Event()
 
@@ -57,6 +60,7 @@ class Writer:
         group = await self._background.start()
         group.start_soon(self._send_late)
         self._forget = session.flush_at_close(self._flush_kept)
+        self._is_open = True
         return self
 
     async def __aexit__(
@@ -64,6 +68,7 @@ class Writer:
     ) -> None:
         """Flush; after an exception within a bound, with a note of how many elements did not go."""
         self._forget()
+        self._is_open = False
         try:
             await self._background.stop()
             if error is None:
@@ -80,10 +85,13 @@ class Writer:
 
         Raises:
             SpecMismatch: The value does not fit; nothing was buffered.
+            SessionError: The writer was not entered, or was left: use `async with queue.writer() as w`.
             QueueClosed: An earlier group found the queue closed; its elements were not accepted.
         """
         await begin_call()
-        segment = self._queue._convert(element, many=False, private=True)  # noqa: SLF001
+        if not self._is_open:
+            raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
+        segment = self._queue._convert(element, many=False)  # noqa: SLF001
         await give_turn()
         if len(self._calls) >= GROUPS_MAX:
             await self._await_calls(GROUPS_MAX - 1)
@@ -113,11 +121,12 @@ class Writer:
     async def _await_calls(self, left: int) -> None:
         async with self._turn:
             while len(self._calls) > left:
-                call, _ = self._calls[0]
+                call, count = self._calls[0]
                 try:
                     await call.waiter.wait()
                 except AioflowError as error:
                     self._keep(error)
+                    self._refused += count
                 self._calls.popleft()
 
     async def _send_late(self) -> None:
@@ -139,7 +148,7 @@ class Writer:
     async def _flush_bounded(self, error: BaseException) -> None:
         with anyio.move_on_after(EXIT_S):
             await self._flush_kept()
-        left = len(self._segments) + sum(count for _, count in self._calls)
+        left = self._refused + len(self._segments) + sum(count for _, count in self._calls)
         with anyio.move_on_after(EXIT_S):
             while self._calls:
                 call, count = self._calls.popleft()
@@ -151,7 +160,9 @@ class Writer:
                     left -= getattr(withdrawn, "rows", 0)
         if left or self._error is not None:
             why = f": {self._error}" if self._error is not None else ""
-            error.add_note(f"aioflow: {left} elements of the writer on {self._queue.name!r} were not accepted{why}")
+            error.add_note(
+                f"aioflow: up to {left} elements of the writer on {self._queue.name!r} were not accepted{why}"
+            )
 
     def _keep(self, error: BaseException) -> None:
         if self._error is None:
@@ -159,8 +170,12 @@ class Writer:
 
     def _raise_kept(self) -> None:
         if self._error is not None:
-            error, self._error = self._error, None
+            error, self._error, self._refused = self._error, None, 0
             raise error
+
+
+def _is_above_0(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and 0 < value < math.inf
 
 
 def _shapes(segment: Segment) -> list[tuple[int, ...]]:

@@ -59,7 +59,8 @@ def pack_error(request: int, error: Exception) -> m.Error:
     lost = error.lost_producers if isinstance(error, EndOfQueue) else ()
     foreseen = isinstance(error, AioflowError)
     text = "" if foreseen else "".join(traceback.format_exception(error))
-    notes: Sequence[str] = getattr(error, "__notes__", ())
+    # The first notes of an EndOfQueue are its lost producers' tracebacks: the other side makes them again.
+    notes: Sequence[str] = getattr(error, "__notes__", ())[sum(bool(producer.traceback) for producer in lost) :]
     return m.Error(
         request,
         type(error).__name__ if foreseen else RemoteError.__name__,

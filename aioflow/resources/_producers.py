@@ -29,10 +29,9 @@ class Producers:
     _names: set[str] = field(default_factory=set)
 
     def join(self, session: str, name: str) -> None:
-        """Register a name that is free; one that was lost is back."""
+        """Register a name that is free; one that is away is back, one that counts as lost stays reported."""
         self.present[name] = session
         self.away.pop(name, None)
-        self.lost.pop(name, None)
         self._names.add(name)
 
     def leave(self, name: str, lost: LostProducer | None, back_by: float | None = None) -> None:

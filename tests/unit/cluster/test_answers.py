@@ -100,7 +100,7 @@ def test_whatever_is_long_is_cut(letter: str) -> None:
     arrived = _through_the_wire(error)
     assert isinstance(arrived, EndOfQueue)
     assert str(arrived).startswith("start ")
-    assert len(arrived.__notes__) == 8
+    assert len(arrived.__notes__) == 16  # eight tracebacks, and eight of its own
     assert [producer.name[0] for producer in arrived.lost_producers] == list("01234567")
     assert [producer.traceback[-1] for producer in arrived.lost_producers] == list("01234567")
 

@@ -360,6 +360,18 @@ def test_a_lost_producer_that_stays_away(resources: Resources) -> None:
     assert [lost.name for lost in queue.machine.lost_producers] == ["p"]
 
 
+def test_who_comes_back_too_late_stays_lost(resources: Resources) -> None:
+    """semantics 0.4: what a lost producer did not put is missing, whoever has its name now."""
+    queue = resources.attach("a", ref(producers=2))
+    join(queue, "p")
+    queue.leave("p", LostProducer("p", "crash"), 0.0)
+    join(queue, "p")
+    queue.leave("p", None, 1.0)
+    queue.machine.close()
+    get = queue.machine.dequeue(1)
+    assert [lost.name for lost in outcomes(queue)[get].lost_producers] == ["p"]
+
+
 def test_rejoin_s_is_the_holders(resources: Resources) -> None:
     """api.md: a registration that only waits for a name does not change how long its holder may be away."""
     queue = resources.attach("a", ref())
@@ -371,9 +383,9 @@ def test_rejoin_s_is_the_holders(resources: Resources) -> None:
 
 
 def test_who_is_back_is_not_lost(resources: Resources) -> None:
-    """semantics 0.4: a producer that is back is not reported, even if the queue is closed while it is here."""
+    """semantics 0.4: a producer that is back in time is not reported, even if the queue is closed while it is here."""
     queue = resources.attach("a", ref(producers=2))
-    join(queue, "p")
+    join(queue, "p", rejoin_s=10)
     queue.leave("p", LostProducer("p", "crash"), 0.0)
     join(queue, "p")
     queue.machine.close()
