@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aioflow import errors
 from aioflow.cluster import _messages as m
+from aioflow.cluster._fields import COMPONENTS_MAX
 from aioflow.errors import AioflowError, EndOfQueue, RemoteError
 from aioflow.queues import QueueStats
 from aioflow.resources import LostProducer
@@ -108,7 +109,7 @@ def pack_stats(request: int, stats: QueueStats) -> m.Statistics:
     numbers = [getattr(stats, name) for name in _STATS_NUMBERS]
     producers: list[str] = []
     room = PRODUCERS_BYTES
-    for producer in stats.producers[: m.COMPONENTS_MAX]:
+    for producer in stats.producers[:COMPONENTS_MAX]:
         room -= len(producer.encode(errors="backslashreplace"))
         if room >= 0:
             producers.append(producer)

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgpack
 import numpy as np
 
+from aioflow.cluster._fields import COMPONENTS_MAX, INT64_MAX, RANK_MAX, TEXT_CHARS_MAX
 from aioflow.cluster._messages import (
-    COMPONENTS_MAX,
-    INT64_MAX,
     MESSAGES,
     PROTOCOL_VERSION,
-    RANK_MAX,
-    TEXT_CHARS_MAX,
     Acknowledge,
     Done,
     Hello,

@@ -11,6 +11,7 @@ import anyio
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode, describe_columns, encode_columns
+from aioflow.cluster._fields import NAME_CHARS_MAX
 from aioflow.cluster._peer import Answered, Ended, Peer, Recalled, Refused, Undone, Welcomed
 from aioflow.errors import (
     AioflowError,
@@ -184,7 +185,7 @@ class RemoteHost:
 
     def leave(self, ref: QueueRef, name: str, lost: LostProducer | None) -> _Call:
         """Take a producer out."""
-        reason, text = (lost.reason[-m.NAME_CHARS_MAX :], lost.traceback[-TRACEBACK_CHARS:]) if lost else ("", "")
+        reason, text = (lost.reason[-NAME_CHARS_MAX:], lost.traceback[-TRACEBACK_CHARS:]) if lost else ("", "")
         make = partial(m.Leave, name=name, lost=lost is not None, reason=reason, traceback=text)
         return self._request(ref, make)
 

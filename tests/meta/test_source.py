@@ -17,7 +17,6 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50  # its docstring not counted
 
 LONG_FILES: dict[str, str] = {
-    "aioflow/cluster/_messages.py": "the table of all messages: one idea, 26 small classes",
     "aioflow/testing/_queue_checks_engine.py": "many short checks, each by itself",
     "aioflow/testing/_queue_checks_sessions.py": "many short checks, each by itself",
 }

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioflow.cluster import _codec
+from aioflow.cluster import _fields as f
 from aioflow.cluster import _messages as m
 from aioflow.cluster._answers import unpack_error, unpack_stats
 from aioflow.cluster._codec import (
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
-    from aioflow.cluster._messages import Message, Rule
+    from aioflow.cluster._fields import Rule
+    from aioflow.cluster._messages import Message
     from aioflow.specs import Column
     from aioflow.transport import Frame
 
@@ -53,20 +55,20 @@ def _values(rule: Rule) -> st.SearchStrategy[Any]:
     """Values that a rule allows, its limits among them."""
     values: st.SearchStrategy[Any]
     match rule:
-        case m.Int(low, high):
+        case f.Int(low, high):
             values = st.sampled_from([low, high]) | st.integers(low, high)
-        case m.Number():
-            values = st.sampled_from([0, m.INT64_MAX]) | st.floats(0, 1e9)
-        case m.Text(chars_max, chars_min):
+        case f.Number():
+            values = st.sampled_from([0, f.INT64_MAX]) | st.floats(0, 1e9)
+        case f.Text(chars_max, chars_min):
             text = st.text(st.characters(exclude_categories=["Cs"]), min_size=chars_min, max_size=8)
             values = text | st.just("n" * min(chars_max, 1000))
-        case m.Flag():
+        case f.Flag():
             values = st.booleans()
-        case m.Maybe(inner):
+        case f.Maybe(inner):
             values = st.none() | _values(inner)
-        case m.Listed(inner, _):
+        case f.Listed(inner, _):
             values = st.lists(_values(inner), max_size=3)
-        case m.Record(rules):
+        case f.Record(rules):
             values = st.tuples(*map(_values, rules)).map(list)
         case _:
             assert_never(rule)
@@ -98,7 +100,7 @@ def columns(draw: st.DrawFn) -> tuple[str, Column]:
     """A column of any dtype and of any rank, with a few values or none."""
     dtype = draw(st.sampled_from(sorted(DTYPES)))
     sizes = draw(st.lists(st.integers(0, 3), min_size=1, max_size=3))
-    shape = (*sizes, *[1] * draw(st.sampled_from([0, 1, m.RANK_MAX - len(sizes)])))
+    shape = (*sizes, *[1] * draw(st.sampled_from([0, 1, f.RANK_MAX - len(sizes)])))
     count = math.prod(shape)
     if dtype == "bytes":
         return dtype, Strings.encode(draw(st.lists(st.binary(max_size=4), min_size=count, max_size=count)), shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import aioflow as flow
@@ -85,7 +86,8 @@ async def test_a_delayed_group_that_cannot_go_is_reported(fake_queue: Any) -> No
         async with fake_queue.writer(batch=10, delay_s=0.001) as writer:
             await writer.write(1)
             fake_queue.host.error = ConnectionLost("gone")
-            await anyio.sleep(0.01)
+            while writer._error is None:
+                await anyio.lowlevel.checkpoint()
             await writer.write(2)
 
 

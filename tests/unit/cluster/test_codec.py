@@ -11,6 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 
+from aioflow.cluster import _fields as f
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import HEADER_BYTES_MAX, decode, decode_columns, encode, unpack_definition
 from aioflow.errors import LocalProtocolError, RemoteProtocolError
@@ -53,7 +54,7 @@ BOMBS: dict[str, tuple[Callable[[], list[bytes]], str]] = {
     "text that is not UTF-8": (lambda: [b"\x93\x00\x01\xa2\xed\xa0"], "no msgpack within the limits"),
     "fields": (lambda: [_header(MESSAGES.index(m.Size), 1)], "Size has 2 fields, got 1"),
     "text chars": (
-        lambda: [_header(MESSAGES.index(m.Goodbye), "x" * (m.TEXT_CHARS_MAX + 1))],
+        lambda: [_header(MESSAGES.index(m.Goodbye), "x" * (f.TEXT_CHARS_MAX + 1))],
         "Goodbye.reason must be a string of 0 to 32768 characters, got 'xxx",
     ),
     "a negative number": (
