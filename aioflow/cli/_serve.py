@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioflow.cluster import Server
+from aioflow.errors import ConnectFailed
+from aioflow.names import address_scheme
 
 if TYPE_CHECKING:
     import argparse
@@ -37,6 +39,8 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 async def _serve(address: str) -> int:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        if address_scheme(address) == "inproc":
+            raise ConnectFailed(f"{address!r} reaches no other process; serve at ipc:///path or tcp://127.0.0.1:port")
         async with Server({"local": [address]}) as server, anyio.create_task_group() as tasks:
             print(f"aioflow serves at {server.address}", flush=True)
             tasks.start_soon(_stop_at, signals, tasks.cancel_scope)

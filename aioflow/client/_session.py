@@ -59,7 +59,7 @@ class Session:
 
         Raises:
             GraphError: A graph was given.
-            SessionError: Credentials were given.
+            SessionError: Credentials were given, or the target is neither an address nor a server.
             ConnectFailed: The target is no address.
         """
         if graph is not None:
@@ -68,6 +68,8 @@ class Session:
             raise SessionError("this version of aioflow serves this host only and takes no credentials; leave them out")
         if target is None:
             target = os.environ.get(TARGET_VARIABLE) or None
+        if target is not None and not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+            raise SessionError(f"a session's target is an address or a Server, got {target!r}")
         self._target = normalise_address(target) if isinstance(target, str) else target
         self._config = config or SessionConfig()
         self._host: Host | None = None

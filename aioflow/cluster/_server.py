@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import secrets
 import time
 from typing import TYPE_CHECKING, Self
@@ -78,6 +79,7 @@ class Server:
         self._connections: dict[PeerId, Connection] = {}
         self._peers = itertools.count(1)
         self._listeners: list[Listener] = []
+        self._pid = os.getpid()
         self._background = Background(self._failed)
         self._timer = Timer(self._broker.next_deadline, self._expire)
         self._local = f"inproc://aioflow-{info.epoch}"
@@ -116,7 +118,12 @@ class Server:
         return self
 
     async def close(self) -> None:
-        """Stop: tell every client, send what is under way within a bound, leave no file or thread."""
+        """Stop: tell every client, send what is under way within a bound, leave no file or thread.
+
+        In a child that was forked from the server's process it does nothing: there the server does not run.
+        """
+        if os.getpid() != self._pid:
+            return
         self._broker.shut_down(f"the server at {self.address} was shut down")
         self._send()
         await finish(self._stop)

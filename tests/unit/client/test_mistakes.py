@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 
 import aioflow as flow
+from aioflow.cli import main
 
 pytestmark = pytest.mark.anyio
 
@@ -132,3 +134,31 @@ async def test_memory_that_the_caller_can_still_write_to() -> None:
                 owner[:] = -1
                 buffer[:] = b"\xff" * 32
                 assert (await queue.dequeue_many(2)).tolist() == [[0] * 4] * 2
+
+
+async def test_a_target_that_is_none() -> None:
+    """api.md: a session's target is an address or a Server object."""
+    with pytest.raises(flow.SessionError, match="address"):
+        flow.Session(5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+def test_a_server_that_nobody_reaches(capsys: pytest.CaptureFixture[str]) -> None:
+    """`aioflow serve` at an address of its own process is refused, with what to do instead."""
+    assert main(["serve", "--bind", "inproc://x"]) == 1
+    assert "ipc:///path" in capsys.readouterr().err
+
+
+async def test_a_server_closed_in_a_forked_child() -> None:
+    """api.md: after a fork use is refused in the child; closing the parent's server there does nothing, and ends."""
+    queue = ints(shared_name="forked")
+    async with flow.Server({"local": ["inproc://forked"]}) as server, flow.Session(server):
+        child = os.fork()
+        if child == 0:
+            try:
+                server.close().send(None)
+            except StopIteration:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        await queue.enqueue(1)
+        assert await queue.dequeue() == 1
