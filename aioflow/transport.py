@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-__all__ = ["Connection", "Frame", "Listener", "Receiver", "Transport", "find_transport"]
+__all__ = ["Beats", "Connection", "Frame", "Listener", "Receiver", "Transport", "find_transport"]
 
 Frame = bytes | memoryview
 
@@ -51,8 +51,20 @@ class Connection(Protocol):
         """The other end, for messages to people."""
         ...
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the end of the connection proves that the other process has ended, or has let go of it.
+
+        True where both ends are on one host by construction: inproc and ipc. A tcp connection, also one on the
+        loopback interface, may break on its way.
+        """
+        ...
+
     def send(self, frames: Sequence[Frame]) -> None:
         """Send one message, in order and without waiting; after a loss it is dropped silently.
+
+        A peer that does not read is not waited for without end: once a transport's bound of messages waits for it, it
+        is cut off, and the receiver learns of its loss soon after.
 
         Raises:
             LocalProtocolError: There is no frame, or more or larger ones than the transport carries.
@@ -62,6 +74,30 @@ class Connection(Protocol):
 
     async def aclose(self) -> None:
         """Close this end, after what was sent has been given to the other side or a bound of 1 s has passed."""
+        ...
+
+    def abort(self) -> None:
+        """End the connection at once; may be called from anywhere in its event loop, also from within `received`.
+
+        What was not sent is dropped, and nothing is waited for. This side's receiver is told nothing more, neither
+        messages nor a loss; the other's learns of the loss. A second call does nothing; `aclose` may follow.
+        """
+        ...
+
+
+class Beats(Protocol):
+    """Beats that a thread sends through a connection of its own, also while the event loop is blocked."""
+
+    @property
+    def answered_at(self) -> float:
+        """`time.monotonic()` at the sending of the latest beat that was answered; of the start, before the first."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the thread and its connection; takes some ms, and a cancel does not cut it short.
+
+        In a process that was forked from the one that started the beats it does nothing.
+        """
         ...
 
 
@@ -105,6 +141,31 @@ class Transport(Protocol):
         Raises:
             AddressInUse: Another listener has the address; it is not disturbed.
             ConnectFailed: The address can never work: malformed, too long, not allowed.
+        """
+        ...
+
+    async def beat(
+        self, address: str, make: Callable[[int], list[Frame]], read: Callable[[list[Frame]], int], every_s: float
+    ) -> Beats | None:
+        """Start to send beats: the first as soon as a listener is there, then one every `every_s` seconds.
+
+        A lost connection is made again by itself, and a beat that cannot be sent is dropped when the next one is due.
+        At the listener it is a connection as any other: accepted with its first beat, its end told. Whoever starts
+        beats closes them.
+
+        Args:
+            address: The address of a listener, scheme included.
+            make: Makes the message that is beat number 1, 2, 3, ...; called in the thread of the beats, as `read` is.
+                Both return quickly, and `make` raises nothing.
+            read: Returns the number of the beat that a message of the listener answers; 0 where it answers none. An
+                exception counts as 0.
+            every_s: Seconds from one beat to the next.
+
+        Returns:
+            The beats; None where the transport needs none, because both ends stand still and end together.
+
+        Raises:
+            ConnectFailed: The address can never work, or no thread or socket can be had.
         """
         ...
 

@@ -7,6 +7,7 @@ or a TimeoutError with the name of the check in a note.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -188,6 +189,80 @@ async def nothing_arrives_after_a_close(make_transport: MakeTransport, make_addr
             assert not closer.losses
 
 
+async def an_abort_is_told_to_the_other_side_only(make_transport: MakeTransport, make_address: MakeAddress) -> None:
+    """Whichever side aborts hears nothing more and waits for nothing; the other learns of the loss, once."""
+    async with _stage(make_transport, make_address) as stage:
+        for client_aborts in (True, False):
+            near, far = await stage.join()
+            aborter, talker = (near, far) if client_aborts else (far, near)
+            for i in range(3000):
+                talker.connection.send([b"%d" % i])
+                aborter.connection.send([b"%d" % i])
+            aborter.deaf = True  # a message from now on is an error
+            aborter.connection.abort()
+            aborter.connection.abort()
+            aborter.connection.send([b"to nobody"])
+            await talker.wait_lost()
+            await aborter.connection.aclose()
+            assert [len(aborter.losses), len(talker.losses)] == [0, 1]
+            assert isinstance(talker.losses[0], ConnectionLost)
+
+
+async def an_abort_within_a_message_is_the_last_of_it(make_transport: MakeTransport, make_address: MakeAddress) -> None:
+    """A receiver may abort from within `received`: the messages behind are not handed over."""
+
+    def abort(inbox: Inbox, _: list[Frame]) -> None:
+        inbox.deaf = True
+        inbox.connection.abort()
+
+    async with _stage(make_transport, make_address) as stage:
+        for client_aborts in (True, False):
+            near, far = await stage.join()
+            aborter, talker = (near, far) if client_aborts else (far, near)
+            aborter.on_message = abort
+            for i in range(100):
+                talker.connection.send([b"%d" % i])
+            await talker.wait_lost()
+            assert len(aborter.messages) == (1 if client_aborts else 2)
+            assert not aborter.losses
+
+
+async def both_ends_know_whether_they_are_local(make_transport: MakeTransport, make_address: MakeAddress) -> None:
+    """`is_local` says the same on both sides."""
+    async with _stage(make_transport, make_address) as stage:
+        near, far = await stage.join()
+        assert near.connection.is_local == far.connection.is_local
+
+
+async def beats_are_answered_until_they_are_closed(make_transport: MakeTransport, make_address: MakeAddress) -> None:
+    """Beats count from 1, arrive as messages of a connection, and know when one was answered; a close ends them."""
+    answered: list[int] = []
+
+    def make(number: int) -> list[Frame]:
+        return [b"%d" % number, b"answered" if answered else b""]
+
+    def read(frames: list[Frame]) -> int:
+        if frames[0] == b"1":
+            raise ValueError("an exception counts as 0")
+        answered.append(int(bytes(frames[0])))
+        return answered[-1]
+
+    async with _stage(make_transport, make_address) as stage:
+        stage.on_message = echo
+        started = time.monotonic()
+        beats = await stage.transport.beat(stage.address, make, read, 0.01)
+        if beats is None:
+            return
+        inbox = await stage.accepted()
+        await inbox.wait_for(lambda: bool(inbox.messages) and inbox.messages[-1][1] == b"answered")
+        assert inbox.messages[0] == (b"1", b"")
+        assert started < beats.answered_at <= time.monotonic()
+        await beats.aclose()
+        await beats.aclose()
+        await inbox.wait_lost()
+        assert answered[0] > 1
+
+
 async def delivery_is_not_reentrant(make_transport: MakeTransport, make_address: MakeAddress) -> None:
     """`received` never runs inside a `send` or inside another `received`; answers sent from within it arrive."""
     async with _stage(make_transport, make_address) as stage:
@@ -281,6 +356,10 @@ TRANSPORT_CHECKS: tuple[Check, ...] = (
     a_close_is_told_once_to_the_other_side,
     a_close_gives_what_was_sent,
     nothing_arrives_after_a_close,
+    an_abort_is_told_to_the_other_side_only,
+    an_abort_within_a_message_is_the_last_of_it,
+    both_ends_know_whether_they_are_local,
+    beats_are_answered_until_they_are_closed,
     delivery_is_not_reentrant,
     random_cancels_lose_nothing,
     an_address_belongs_to_one_listener,

@@ -90,6 +90,9 @@ class OwnTransport:
         """Listen."""
         raise NotImplementedError
 
+    async def beat(self, address: str, make: Any, read: Any, every_s: float) -> None:
+        """Need no beats."""
+
 
 own: Transport = OwnTransport()
 frame: Frame = b""

@@ -51,6 +51,11 @@ class End:
         return self._peer
 
     @property
+    def is_local(self) -> bool:
+        """True: both ends are in one process."""
+        return True
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is handed over any more."""
         return self._finished.is_set()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from aioflow.transport import Connection, Receiver
+    from aioflow.transport import Connection, Frame, Receiver
 
 _SCHEME = "inproc://"
 
@@ -131,6 +131,11 @@ class InprocTransport:
         if (waiting := loop.appeared.pop(address, None)) is not None:
             waiting.set()
         return listener
+
+    async def beat(
+        self, address: str, make: Callable[[int], list[Frame]], read: Callable[[list[Frame]], int], every_s: float
+    ) -> None:
+        """Do nothing: both ends live and stand still together, in one event loop."""
 
 
 def _current_loop() -> _Loop:

@@ -29,6 +29,11 @@ class IpcAddress:
         """The address as libzmq reads it."""
         return f"ipc://{self.path}"
 
+    @property
+    def ipv6(self) -> bool:
+        """No."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,11 @@ import anyio
 import zmq
 
 from aioflow.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, TransportError
-from aioflow_zmq._address import TcpAddress
-from aioflow_zmq._forks import check_generation, close_in_children, current_generation, keep_in_children
-from aioflow_zmq._frames import BYE, BYE_SEEN, MESSAGE, is_too_long, read, take, to_wire, word, write
+from aioflow_zmq._address import IpcAddress
+from aioflow_zmq._end import End
+from aioflow_zmq._forks import close_in_children, keep_in_children
+from aioflow_zmq._frames import BYE, BYE_SEEN, read, write
 from aioflow_zmq._limits import (
-    CLOSE_S,
     CONNECT_AGAIN_FIRST_S,
     CONNECT_AGAIN_MAX_S,
     MESSAGES_PER_TURN,
@@ -26,10 +25,8 @@ from aioflow_zmq._pump import Pump
 from aioflow_zmq._socket import OwnedSocket, pending
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from aioflow.transport import Frame, Receiver
-    from aioflow_zmq._address import IpcAddress
+    from aioflow_zmq._address import TcpAddress
     from aioflow_zmq._socket import Event
 
 _EVENTS = (
@@ -41,38 +38,32 @@ _EVENTS = (
 )
 
 
-class ClientConnection:
+class ClientConnection(End):
     """A connection to a listener.
 
     Its life: `open`; `connect` until the handshake has succeeded; `run` until the loss or the close. Then the sockets
     are closed and stay so.
     """
 
-    def __init__(self, address: str, receiver: Receiver, socket: OwnedSocket) -> None:
+    def __init__(self, address: str, target: IpcAddress | TcpAddress, receiver: Receiver, socket: OwnedSocket) -> None:
+        super().__init__(f"the server at {address}", socket, None, is_local=isinstance(target, IpcAddress))
         self._address = address
+        self._target = target
         self._receiver = receiver
-        self._socket = socket
         self._pump = Pump(self._socket.raw, self._turn)
         self._monitor_pump = Pump(self._socket.monitor, self._monitor_turn)
-        self._outbox: deque[tuple[Frame, ...]] = deque()
         self._fd = -1
         self._is_disconnected = False
-        self._is_open = True  # neither lost nor being closed
-        self._said_bye = False
-        self._goodbye = anyio.Event()  # the server has seen our bye, or is gone
         self._finished = anyio.Event()
 
     @classmethod
-    async def open(cls, address: str, receiver: Receiver, messages_max: int) -> ClientConnection:
+    async def open(
+        cls, address: str, target: IpcAddress | TcpAddress, receiver: Receiver, messages_max: int
+    ) -> ClientConnection:
         """Make the sockets; libzmq holds up to `messages_max` messages in each direction."""
-        return cls(address, receiver, await OwnedSocket.open(zmq.DEALER, _EVENTS, messages_max))
+        return cls(address, target, receiver, await OwnedSocket.open(zmq.DEALER, _EVENTS, messages_max))
 
-    @property
-    def peer(self) -> str:
-        """The address of the listener."""
-        return self._address
-
-    async def connect(self, target: IpcAddress | TcpAddress) -> None:
+    async def connect(self) -> None:
         """Connect, trying again until a listener answers; a failure or a cancel closes the sockets.
 
         Raises:
@@ -80,9 +71,8 @@ class ClientConnection:
             AuthenticationFailed: The server refuses this side.
         """
         try:
-            if isinstance(target, TcpAddress):
-                self._socket.raw.setsockopt(zmq.IPV6, int(target.ipv6))
-            await self._handshake(target.endpoint)
+            self._socket.raw.setsockopt(zmq.IPV6, int(self._target.ipv6))
+            await self._handshake(self._target.endpoint)
         except BaseException:
             await self._close_sockets()
             raise
@@ -96,39 +86,12 @@ class ClientConnection:
                 await self._pump.run()
                 self._monitor_pump.stop()
         finally:
-            self._end()
+            self._is_open = False
+            self._cut()
             try:
                 await self._close_sockets()
             finally:
                 self._finished.set()
-
-    def send(self, frames: Sequence[Frame]) -> None:
-        """Send one message without waiting; after a loss or a close it is dropped.
-
-        Raises:
-            LocalProtocolError: The message exceeds a limit; nothing was sent.
-            ConnectFailed: This process was forked from the one that made the connection.
-        """
-        check_generation(self._socket.generation, self._address)
-        message = to_wire(frames, self._address)
-        if self._is_open:
-            self._send(message)
-
-    async def aclose(self) -> None:
-        """Close this end after the server has received what was sent, bounded by `CLOSE_S`."""
-        if self._socket.generation != current_generation():
-            return
-        try:
-            if self._is_open:
-                self._is_open = False
-                self._said_bye = True
-                self._send(word(BYE))
-                with anyio.move_on_after(CLOSE_S):
-                    await self._goodbye.wait()
-        finally:
-            self._pump.stop()
-            with anyio.CancelScope(shield=True):
-                await self._finished.wait()
 
     async def _handshake(self, endpoint: str) -> None:
         """Try until the handshake has succeeded."""
@@ -190,55 +153,45 @@ class ClientConnection:
 
     def _turn(self) -> float:
         """Send what is queued and hand over what has arrived."""
+        if self._overflow is not None:
+            self._lose(self._overflow)
         for _ in range(MESSAGES_PER_TURN):
-            while self._outbox and write(self._socket.raw, self._outbox[0]):
-                self._outbox.popleft()
+            self.flush()
             frames = read(self._socket.raw)
             if frames is not None:
-                self._arrived(frames)
+                self.arrived(frames)
             else:
                 events = self._socket.events()
                 if not events & zmq.POLLIN and not (self._outbox and events & zmq.POLLOUT):
                     if self._is_disconnected:  # noted before this turn: what had arrived has been handed over
-                        self._lose(ConnectionLost(f"the server at {self._address} is gone"))
+                        self._lose(ConnectionLost(f"{self._name} is gone"))
                     return math.inf
         return 0
 
-    def _arrived(self, frames: list[zmq.Frame]) -> None:
-        if is_too_long(frames):
-            self._lose(ConnectionLost(f"the server at {self._address} sent a message of too many frames"))
-        elif len(frames[0]):
-            self._hand_over([take(frame) for frame in frames])
+    def _word(self, name: bytes) -> None:
+        if name == BYE:
+            self._lose(ConnectionLost(f"{self._name} closed the connection"))
+        elif name == BYE_SEEN and not self._is_open:
+            self._parted.set()
         else:
-            self._word(frames)
+            self._refuse(f"sent a word that is not known: {name[:16]!r}")
 
-    def _word(self, frames: list[zmq.Frame]) -> None:
-        name = frames[1].bytes if len(frames) > 1 else b""
-        if name == MESSAGE and len(frames) > 2:  # noqa: PLR2004 - a word has two frames
-            self._hand_over([take(frame) for frame in frames[2:]])
-        elif name == BYE:
-            self._lose(ConnectionLost(f"the server at {self._address} closed the connection"))
-        elif name == BYE_SEEN and self._said_bye:
-            self._goodbye.set()
-        else:
-            self._lose(ConnectionLost(f"the server at {self._address} sent a word that is not known: {name[:16]!r}"))
-
-    def _hand_over(self, frames: list[Frame]) -> None:
-        if self._is_open:
-            self._receiver.received(frames)
+    def _overflowed(self) -> None:
+        self._pump.wake()
 
     def _lose(self, error: TransportError) -> None:
-        was_open = self._is_open
-        self._end()
-        if was_open:
-            self._receiver.lost(error)
+        self._cut()
+        super()._lose(error)
 
-    def _end(self) -> None:
-        """Send and hand over nothing any more."""
-        self._is_open = False
+    def _cut(self) -> None:
+        """Send nothing any more, and have `run` close the sockets."""
         self._outbox.clear()
-        self._goodbye.set()
+        self._parted.set()
         self._pump.stop()
+
+    async def _closed(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._finished.wait()
 
     def _monitor_turn(self) -> float:
         while True:

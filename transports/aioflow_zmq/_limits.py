@@ -14,6 +14,10 @@ FRAMES_MAX = 1024
 # libzmq's thread.
 MESSAGES_MAX = 256
 
+# Messages that wait in an outbox for a peer that does not read, before it is cut off: more than all the answers that a
+# client with its bounded requests under way can be owed, few enough that small ones stay at some tens of MB.
+OUTBOX_MESSAGES_MAX = 65_536
+
 # From this size on a frame is sent in place: below, a copy costs less than telling Python when libzmq is done.
 SEND_IN_PLACE_BYTES = 64 << 10
 
@@ -43,13 +47,21 @@ CONNECT_AGAIN_MAX_S = 0.1
 REFUSALS_MAX = 3
 REFUSED_S = 0.05
 
+# Beats: libzmq's own attempts to reconnect, the longest frame of an answer (a header), and how many sent beats are kept
+# in mind for their answers: a minute of them, at one a second.
+RECONNECT_FIRST_S = 0.1
+RECONNECT_MAX_S = 1.0
+BEAT_BYTES_MAX = 64 << 10
+BEATS_UNANSWERED_MAX = 64
+
 # A side that connects and says nothing is let go after this.
 HANDSHAKE_S = 5
 
 # Connections that the kernel holds until libzmq accepts them: many workers start at the same moment.
 BACKLOG = 1024
 
-# libzmq allots a slot for each socket of a process when its context is made; a client takes three.
+# libzmq allots a slot for each socket of a process when its context is made; a client takes three,
+# and three more for its beats.
 SOCKETS_MAX = 16_384
 
 # The size of `sockaddr_un.sun_path` on Linux, less the terminating zero (macOS: 103).

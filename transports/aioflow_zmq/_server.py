@@ -176,7 +176,8 @@ class Server:
         """Make a connection of an identity that is new."""
         self._take_events()
         name = f"{self._address} client {next(self._numbers)}"
-        peer = Peer(name, identity, fd, self._socket, self._pump, self._blocked)
+        is_local = self._file is not None
+        peer = Peer(name, identity, fd, self._socket, self._pump, self._blocked, is_local=is_local)
         self._peers[identity] = peer
         if fd in self._open_fds:
             if (earlier := self._by_fd.get(fd)) is not None:  # its end was missed: a descriptor has one user at a time

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioflow_zmq._address import parse_address
+from aioflow_zmq._beats import ZmqBeats
 from aioflow_zmq._client import ClientConnection
 from aioflow_zmq._limits import MESSAGES_MAX
 from aioflow_zmq._server import Server
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from aioflow.transport import Connection, Listener, Receiver
+    from aioflow.transport import Connection, Frame, Listener, Receiver
 
 
 class ZmqTransport:
@@ -36,8 +37,8 @@ class ZmqTransport:
             ConnectFailed: The address is malformed, too long or not allowed, or something else listens there.
         """
         target = parse_address(address)
-        connection = await ClientConnection.open(address, receiver, self._messages_max)
-        await connection.connect(target)
+        connection = await ClientConnection.open(address, target, receiver, self._messages_max)
+        await connection.connect()
         task_group.start_soon(connection.run, name=f"aioflow {address}")
         return connection
 
@@ -53,3 +54,14 @@ class ZmqTransport:
         await server.bind(target)
         task_group.start_soon(server.run, name=f"aioflow {server.address}")
         return server
+
+    async def beat(
+        self, address: str, make: Callable[[int], list[Frame]], read: Callable[[list[Frame]], int], every_s: float
+    ) -> ZmqBeats:
+        """Send beats from a thread of their own, through a connection that is made again whenever it is lost.
+
+        Raises:
+            ConnectFailed: The address is malformed, too long or not allowed, or the process has as many sockets,
+                descriptors or threads as it may.
+        """
+        return await ZmqBeats.open(parse_address(address), make, read, every_s)

@@ -18,6 +18,7 @@ from anyio.abc import Process
 from aioflow.errors import ConnectionLost
 from aioflow.testing._transport_ends import BOUND_S, Inbox
 from aioflow_zmq import ZmqTransport
+from aioflow_zmq._limits import OUTBOX_MESSAGES_MAX
 
 if TYPE_CHECKING:
     from tests.unit.transports.conftest import MakeAddress, OpenStage
@@ -28,7 +29,7 @@ both_schemes = pytest.mark.parametrize("scheme", ["ipc", "tcp"])
 
 
 @asynccontextmanager
-async def _process(role: str, address: str) -> AsyncGenerator[Process]:
+async def peer_process(role: str, address: str) -> AsyncGenerator[Process]:
     """Run another process, and kill it in the end."""
     process = await anyio.open_process(
         [sys.executable, str(Path(__file__).with_name("zmq_peer.py")), role, address],
@@ -44,7 +45,7 @@ async def _process(role: str, address: str) -> AsyncGenerator[Process]:
                 process.kill()
 
 
-async def _line(process: Process) -> str:
+async def read_line(process: Process) -> str:
     assert process.stdout is not None
     text = b""
     while not text.endswith(b"\n"):
@@ -57,7 +58,7 @@ async def test_a_killed_client_is_noticed_at_once(
     scheme: str, free_address: MakeAddress, open_stage: OpenStage
 ) -> None:
     """The server hands over what the client had sent, then tells the loss once."""
-    async with open_stage(free_address(scheme)) as stage, _process("talk", stage.address) as client:
+    async with open_stage(free_address(scheme)) as stage, peer_process("talk", stage.address) as client:
         inbox = await stage.accepted()
         await inbox.wait_messages(500)
         client.kill()
@@ -71,9 +72,9 @@ async def test_a_killed_client_is_noticed_at_once(
 async def test_a_killed_server_is_noticed_at_once(scheme: str, free_address: MakeAddress) -> None:
     """The client is told of the loss once, and its later messages are dropped."""
     with anyio.fail_after(BOUND_S):
-        async with _process("serve", free_address(scheme)) as server, anyio.create_task_group() as tasks:
+        async with peer_process("serve", free_address(scheme)) as server, anyio.create_task_group() as tasks:
             inbox = Inbox()
-            inbox.connection = await ZmqTransport().connect(await _line(server), inbox, tasks)
+            inbox.connection = await ZmqTransport().connect(await read_line(server), inbox, tasks)
             inbox.send([b"there?"])
             await inbox.wait_messages(1)
             server.kill()
@@ -89,8 +90,8 @@ async def test_a_killed_server_leaves_a_socket_that_the_next_replaces(
 ) -> None:
     """A stale socket and its lock are in nobody's way."""
     address = free_address("ipc")
-    async with _process("serve", address) as server:
-        await _line(server)
+    async with peer_process("serve", address) as server:
+        await read_line(server)
         server.kill()
         await server.wait()
     assert Path(address.removeprefix("ipc://")).is_socket()
@@ -103,7 +104,7 @@ async def test_a_stopped_peer_does_not_hold_up_another(
     scheme: str, free_address: MakeAddress, open_stage: OpenStage
 ) -> None:
     """What one peer cannot take waits in its own outbox, and arrives when it goes on."""
-    async with open_stage(free_address(scheme)) as stage, _process("talk", stage.address) as client:
+    async with open_stage(free_address(scheme)) as stage, peer_process("talk", stage.address) as client:
         stopped = await stage.accepted()
         await stopped.wait_messages(500)
         client.send_signal(signal.SIGSTOP)
@@ -121,9 +122,9 @@ async def test_a_forked_child_neither_uses_nor_holds_the_connection(
     free_address: MakeAddress, open_stage: OpenStage
 ) -> None:
     """A send in the child is refused, and a killed parent is noticed although its child lives on."""
-    async with open_stage(free_address("ipc")) as stage, _process("fork", stage.address) as parent:
+    async with open_stage(free_address("ipc")) as stage, peer_process("fork", stage.address) as parent:
         inbox = await stage.accepted()
-        pid, said = (await _line(parent)).split()
+        pid, said = (await read_line(parent)).split()
         try:
             assert said == "refused"
             parent.kill()
@@ -132,3 +133,48 @@ async def test_a_forked_child_neither_uses_nor_holds_the_connection(
             assert inbox.messages == [(b"hello",)]
         finally:
             os.kill(int(pid), signal.SIGKILL)
+
+
+async def test_a_peer_that_does_not_read_is_cut_off(free_address: MakeAddress, open_stage: OpenStage) -> None:
+    """A bounded number of messages waits for it; then its loss is told, once and not from within a `send`."""
+    async with open_stage(free_address("ipc")) as stage, peer_process("talk", stage.address) as client:
+        stopped = await stage.accepted()
+        await stopped.wait_messages(500)
+        client.send_signal(signal.SIGSTOP)
+        large = bytes(100_000)
+        for _ in range(100):
+            stopped.send([large])  # more than the kernel holds
+        for _ in range(OUTBOX_MESSAGES_MAX + 1):
+            stopped.send([b"small"])
+        assert not stopped.losses
+        await stopped.wait_lost()
+        assert "reads too slowly" in str(stopped.losses[0])
+        stopped.send([b"to nobody"])
+        await stopped.connection.aclose()
+        await stage.join()
+
+
+async def test_a_server_that_does_not_read_is_left(free_address: MakeAddress) -> None:
+    """The same from the client's side."""
+    with anyio.fail_after(BOUND_S):
+        async with peer_process("serve", free_address("ipc")) as server, anyio.create_task_group() as tasks:
+            inbox = Inbox()
+            inbox.connection = await ZmqTransport().connect(await read_line(server), inbox, tasks)
+            server.send_signal(signal.SIGSTOP)
+            large = bytes(100_000)
+            for _ in range(1000):
+                inbox.send([large])
+            for _ in range(OUTBOX_MESSAGES_MAX + 1):
+                inbox.send([b"small"])
+            assert not inbox.losses
+            await inbox.wait_lost()
+            assert "reads too slowly" in str(inbox.losses[0])
+            await inbox.connection.aclose()
+
+
+@both_schemes
+async def test_only_ipc_is_local(scheme: str, free_address: MakeAddress, open_stage: OpenStage) -> None:
+    """The end of a tcp connection proves nothing about the other process, even on one host."""
+    async with open_stage(free_address(scheme)) as stage:
+        near, far = await stage.join()
+        assert near.connection.is_local == far.connection.is_local == (scheme == "ipc")

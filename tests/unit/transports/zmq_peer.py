@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+from typing import TYPE_CHECKING
 
 import anyio
 
 from aioflow.errors import ConnectFailed
 from aioflow.testing._transport_ends import Inbox, Stage, echo
 from aioflow_zmq import ZmqTransport
+
+if TYPE_CHECKING:
+    from aioflow.transport import Frame
 
 # Sent before the kill: it has reached the kernel once the answer to a later message is there.
 MESSAGES = 500
@@ -51,5 +56,21 @@ async def fork(address: str) -> None:
         await anyio.sleep_forever()
 
 
+async def beat(address: str) -> None:
+    """Send beats, and when one was answered, fork a child that outlives this process, and block the event loop."""
+    answered = threading.Event()
+
+    def read(frames: list[Frame]) -> int:
+        answered.set()
+        return int(bytes(frames[0]))
+
+    await ZmqTransport().beat(address, lambda number: [b"%d" % number], read, 0.01)
+    answered.wait()
+    if (child := os.fork()) != 0:
+        print(child, flush=True)
+    while True:
+        signal.pause()
+
+
 if __name__ == "__main__":
-    anyio.run({"serve": serve, "talk": talk, "fork": fork}[sys.argv[1]], sys.argv[2])
+    anyio.run({"serve": serve, "talk": talk, "fork": fork, "beat": beat}[sys.argv[1]], sys.argv[2])
