@@ -61,7 +61,10 @@ class Connection(Protocol):
         ...
 
     def send(self, frames: Sequence[Frame]) -> None:
-        """Send one message, in order and without waiting; after a loss it is dropped silently.
+        """Send one message, in order and without waiting; after a loss it is dropped silently. Views are C-contiguous.
+
+        What is sent from within `received` is written together with what else is sent there, soon after; what is sent
+        elsewhere is written before this returns, unless earlier messages still wait for the other side.
 
         A peer that does not read is not waited for without end: once a transport's bound of messages waits for it, it
         is cut off, and the receiver learns of its loss soon after.

@@ -6,7 +6,9 @@ event loop, because the descriptor is edge-triggered. A message is handed over t
 await in between, and never from within a `send`. ZeroMQ tells a ROUTER neither who went nor lets it part with one
 peer; the socket's monitor and the descriptor from which a message came make up for it (`_server.py`).
 
-On the wire a message is its frames. One whose first frame is empty is a word of this transport: see `_frames.py`.
+What is sent within a turn is written at its end, and what is written to one peer at once travels as one
+(`_parcels.py`): a write may wake libzmq's thread, which costs as much as the handling of dozens of small messages. What
+is sent outside of a turn is written before `send` returns, unless something waits before it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import zmq
 
 from aioflow.errors import ConnectFailed
 from aioflow_zmq._forks import close_in_children, current_generation, keep_in_children
-from aioflow_zmq._frames import BYE, read, take, to_wire, write
+from aioflow_zmq._frames import BYE, read, word_of, write
 from aioflow_zmq._limits import (
     BEAT_BYTES_MAX,
     BEATS_UNANSWERED_MAX,
@@ -28,6 +28,7 @@ from aioflow_zmq._limits import (
     RECONNECT_FIRST_S,
     RECONNECT_MAX_S,
 )
+from aioflow_zmq._parcels import MalformedParcelError, measure, pack, unpack
 from aioflow_zmq._socket import OwnedSocket
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class ZmqBeats:
         self._is_connected = False
         self._connect_again_at = time.monotonic() + RECONNECT_MAX_S
         self._number = 0
-        self._unsent: tuple[Frame, ...] | None = None
+        self._unsent: list[Frame] | None = None
         self._sent: dict[int, float] = {}  # number of a beat: when it was sent
         self._answered_at = time.monotonic()
         self._ours, self._its = socket.socketpair()
@@ -147,7 +148,8 @@ class ZmqBeats:
     def _next(self) -> None:
         """Make the next beat; it takes the place of one that could not be sent."""
         self._number += 1
-        self._unsent = to_wire(self._make(self._number), self._endpoint)
+        frames = self._make(self._number)
+        self._unsent = pack([(frames, measure(frames, self._endpoint))])
         if not self._is_connected and time.monotonic() >= self._connect_again_at:
             self._disconnect()
             self._socket.raw.connect(self._endpoint)
@@ -165,9 +167,11 @@ class ZmqBeats:
             frames = read(self._socket.raw)
             if frames is None:
                 return
-            if len(frames[0]):
-                self._answered([take(frame) for frame in frames])
-            elif len(frames) > 1 and frames[1].bytes == BYE:
+            if (name := word_of(frames)) is None:
+                with suppress(MalformedParcelError):
+                    for message in unpack(frames):
+                        self._answered(message)
+            elif name == BYE:
                 self._disconnect()  # the server waits for that; a later beat connects anew
 
     def _answered(self, frames: list[Frame]) -> None:

@@ -13,7 +13,7 @@ from aioflow.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, 
 from aioflow_zmq._address import IpcAddress
 from aioflow_zmq._end import End
 from aioflow_zmq._forks import close_in_children, keep_in_children
-from aioflow_zmq._frames import BYE, BYE_SEEN, read, write
+from aioflow_zmq._frames import BYE, BYE_SEEN, read
 from aioflow_zmq._limits import (
     CONNECT_AGAIN_FIRST_S,
     CONNECT_AGAIN_MAX_S,
@@ -25,7 +25,7 @@ from aioflow_zmq._pump import Pump
 from aioflow_zmq._socket import OwnedSocket, pending
 
 if TYPE_CHECKING:
-    from aioflow.transport import Frame, Receiver
+    from aioflow.transport import Receiver
     from aioflow_zmq._address import TcpAddress
     from aioflow_zmq._socket import Event
 
@@ -142,30 +142,35 @@ class ClientConnection(End):
         elif event.kind == zmq.EVENT_DISCONNECTED:
             keep_in_children(self._fd)
 
-    def _send(self, message: tuple[Frame, ...]) -> None:
-        """Write a message or keep it; outside of a turn, see to what the write may have taken in."""
-        if self._outbox or not write(self._socket.raw, message):
-            self._outbox.append(message)
-        if not self._pump.in_turn:
-            events = self._socket.events()
-            if events & zmq.POLLIN or (self._outbox and events & zmq.POLLOUT):
-                self._pump.wake()
+    def _queued(self, *, write_now: bool) -> None:
+        if self._pump.in_turn:
+            if self._outbox.is_ripe:
+                self.flush()
+            return
+        if write_now:
+            self.flush()
+        events = self._socket.events()  # a write may have taken in that something arrived
+        if events & zmq.POLLIN or (self._outbox.waiting and events & zmq.POLLOUT):
+            self._pump.wake()
 
     def _turn(self) -> float:
         """Send what is queued and hand over what has arrived."""
         if self._overflow is not None:
             self._lose(self._overflow)
-        for _ in range(MESSAGES_PER_TURN):
-            self.flush()
+        self.flush()
+        taken = 0
+        while taken < MESSAGES_PER_TURN:
             frames = read(self._socket.raw)
-            if frames is not None:
-                self.arrived(frames)
-            else:
+            taken += 1 if frames is None else self.arrived(frames)
+            events = self._socket.events()  # costs a third of a read that finds nothing
+            if self._outbox.waiting and not events & zmq.POLLIN:
+                self.flush()
                 events = self._socket.events()
-                if not events & zmq.POLLIN and not (self._outbox and events & zmq.POLLOUT):
-                    if self._is_disconnected:  # noted before this turn: what had arrived has been handed over
-                        self._lose(ConnectionLost(f"{self._name} is gone"))
-                    return math.inf
+            if not events & zmq.POLLIN and not (self._outbox.waiting and events & zmq.POLLOUT):
+                if self._is_disconnected:  # noted before this turn: what had arrived has been handed over
+                    self._lose(ConnectionLost(f"{self._name} is gone"))
+                return math.inf
+        self.flush()
         return 0
 
     def _word(self, name: bytes) -> None:
@@ -174,7 +179,7 @@ class ClientConnection(End):
         elif name == BYE_SEEN and not self._is_open:
             self._parted.set()
         else:
-            self._refuse(f"sent a word that is not known: {name[:16]!r}")
+            self._refuse(f"sent a word that is not known: {name!r}")
 
     def _overflowed(self) -> None:
         self._pump.wake()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
 
 from aioflow.errors import ConnectionLost, TransportError
 from aioflow_zmq._forks import check_generation, current_generation
-from aioflow_zmq._frames import BYE, MESSAGE, is_too_long, take, to_wire, word, write
+from aioflow_zmq._frames import BYE, word, word_of
 from aioflow_zmq._limits import CLOSE_S, OUTBOX_MESSAGES_MAX
+from aioflow_zmq._outbox import Outbox
+from aioflow_zmq._parcels import MalformedParcelError, measure, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,11 +37,10 @@ class End(ABC):
     def __init__(self, name: str, socket: OwnedSocket, identity: bytes | None, *, is_local: bool) -> None:
         self._name = name
         self._socket = socket
-        self._identity = identity
         self._is_local = is_local
         self._pump: Pump
         self._receiver: Receiver | None = None
-        self._outbox: deque[tuple[Frame, ...]] = deque()
+        self._outbox = Outbox(socket.raw, identity)
         self._is_open = True  # neither lost nor being closed
         self._overflow: TransportError | None = None  # a loss that is still to be told
         self._parted = anyio.Event()  # the other side has seen our bye, or is gone
@@ -65,17 +65,19 @@ class End(ABC):
             ConnectFailed: This process was forked from the one that made the connection.
         """
         check_generation(self._socket.generation, self._name)
-        message = to_wire(frames, self._name)
+        sizes = measure(frames, self._name)
         if not self._is_open or self._overflow is not None:
             return
-        if len(self._outbox) >= OUTBOX_MESSAGES_MAX and not self.flush():
+        if self._outbox.waiting >= OUTBOX_MESSAGES_MAX and not self.flush():
             self._overflow = ConnectionLost(
                 f"{self._name} reads too slowly: {OUTBOX_MESSAGES_MAX} messages wait for it; it was cut off"
             )
             self._outbox.clear()
             self._overflowed()
-        else:
-            self._send(message)
+            return
+        was_empty = not self._outbox.waiting
+        self._outbox.add(frames, sizes)
+        self._queued(write_now=was_empty)
 
     async def aclose(self) -> None:
         """Close this end after the other has received what was sent, bounded by `CLOSE_S`."""
@@ -84,7 +86,7 @@ class End(ABC):
         try:
             if self._is_open:
                 self._is_open = False
-                self._send(word(BYE))
+                self._say(BYE)
                 with anyio.move_on_after(CLOSE_S):
                     await self._parted.wait()
         finally:
@@ -97,30 +99,29 @@ class End(ABC):
             self._is_open = False
             self._cut()
 
-    def arrived(self, frames: list[zmq.Frame]) -> None:
-        """Take one message from the wire."""
-        if is_too_long(frames):
-            self._refuse("sent a message of too many frames")
-        elif len(frames[0]):
-            self._hand_over(frames)
-        else:
-            name = frames[1].bytes if len(frames) > 1 else b""
-            if name == MESSAGE and len(frames) > 2:  # noqa: PLR2004 - a word has two frames
-                self._hand_over(frames[2:])
-            else:
-                self._word(name)
+    def arrived(self, frames: list[zmq.Frame]) -> int:
+        """Take one parcel or word from the wire; return how many messages it was."""
+        if (name := word_of(frames)) is not None:
+            self._word(name)
+            return 1
+        try:
+            messages = unpack(frames)
+        except MalformedParcelError as error:
+            self._refuse(f"sent {error}")
+            return 1
+        if self._receiver is not None:
+            for message in messages:
+                if self._is_open:  # until a receiver closes or aborts
+                    self._receiver.received(message)
+        return len(messages)
 
     def flush(self) -> bool:
         """Write what the other side takes; return whether anything was written."""
-        wrote = False
-        while self._outbox and write(self._socket.raw, self._outbox[0], self._identity):
-            self._outbox.popleft()
-            wrote = True
-        return wrote
+        return self._outbox.flush()
 
     @abstractmethod
-    def _send(self, message: tuple[Frame, ...]) -> None:
-        """Write a message or keep it; outside of a turn, see to what the write may have taken in."""
+    def _queued(self, *, write_now: bool) -> None:
+        """Have the outbox written: within a turn at its end, otherwise now, or when the other side takes more."""
 
     @abstractmethod
     def _word(self, name: bytes) -> None:
@@ -138,9 +139,9 @@ class End(ABC):
     async def _closed(self) -> None:
         """Wait until nothing of this end is left."""
 
-    def _hand_over(self, frames: list[zmq.Frame]) -> None:
-        if self._is_open and self._receiver is not None:
-            self._receiver.received([take(frame) for frame in frames])
+    def _say(self, name: bytes) -> None:
+        self._outbox.add_word(word(name))
+        self._queued(write_now=True)
 
     def _refuse(self, reason: str) -> None:
         """End the connection to a side that breaks the rules."""

@@ -1,10 +1,7 @@
-"""Messages as libzmq's frames, in and out.
+"""libzmq's messages, in and out, and the words of the transport among them; `_parcels.py` has the others.
 
-A message is its frames. One whose first frame is empty is a word of the transport:
-
-    ["", "M", *frames]   a message that itself starts with an empty frame
-    ["", "B"]            nothing follows from this side
-    ["", "A"]            the answer to B: everything before it was received
+["", "B"]   nothing follows from this side
+["", "A"]   the answer to B: everything before it was received
 """
 
 from __future__ import annotations
@@ -13,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from aioflow.errors import LocalProtocolError
-from aioflow_zmq._limits import FRAME_BYTES_MAX, FRAMES_MAX, RECEIVE_IN_PLACE_BYTES, SEND_IN_PLACE_BYTES
+from aioflow_zmq._limits import FRAMES_MAX, OWN_FRAME_BYTES, SEND_IN_PLACE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,12 +18,11 @@ if TYPE_CHECKING:
     from aioflow.transport import Frame
     from aioflow_zmq._context import Socket
 
-MESSAGE = b"M"
 BYE = b"B"
 BYE_SEEN = b"A"
 
-# A word is two frames more than the message in it.
-_WIRE_FRAMES_MAX = FRAMES_MAX + 2
+# An empty frame, the head of a parcel and the frames of a message; one more tells that there are too many.
+_KEPT_FRAMES_MAX = 2 + FRAMES_MAX + 1
 
 _MORE = zmq.DONTWAIT | zmq.SNDMORE
 
@@ -37,26 +32,13 @@ def word(name: bytes) -> tuple[Frame, ...]:
     return (b"", name)
 
 
-def is_bye(frames: Sequence[zmq.Frame]) -> bool:
-    """Whether a message from the wire is the word that ends a side."""
-    return len(frames) > 1 and not len(frames[0]) and frames[1].bytes == BYE
-
-
-def to_wire(frames: Sequence[Frame], peer: str) -> tuple[Frame, ...]:
-    """Return the frames that carry a message.
-
-    Raises:
-        LocalProtocolError: The message has no frame, too many, or one that is too large; nothing was sent.
-    """
-    if not 0 < len(frames) <= FRAMES_MAX:
-        raise LocalProtocolError(f"a message to {peer} has {len(frames)} frames; allowed are 1 to {FRAMES_MAX}")
-    for frame in frames:
-        size = len(frame) if isinstance(frame, bytes) else frame.nbytes
-        if size > FRAME_BYTES_MAX:
-            raise LocalProtocolError(
-                f"a frame of a message to {peer} has {size} bytes; allowed are {FRAME_BYTES_MAX}: send it in parts"
-            )
-    return tuple(frames) if len(frames[0]) else (b"", MESSAGE, *frames)
+def word_of(frames: Sequence[zmq.Frame]) -> bytes | None:
+    """Return the name of a word from the wire; None where it is no word."""
+    if len(frames[0]):
+        return None
+    if len(frames) == 1:
+        return b""
+    return frames[1].bytes if len(frames[1]) <= 1 else None
 
 
 def write(socket: Socket, frames: Sequence[Frame], identity: bytes | None = None) -> bool:
@@ -96,9 +78,9 @@ def write(socket: Socket, frames: Sequence[Frame], identity: bytes | None = None
 
 
 def read(socket: Socket) -> list[zmq.Frame] | None:
-    """Read one message whole; None if there is none.
+    """Read one message of a DEALER whole; None if there is none.
 
-    Of a message with too many frames the rest is dropped, and `is_too_long` says so.
+    Of one with too many frames the rest is dropped, and enough kept that it is no parcel.
     """
     try:
         frame = socket.recv(zmq.DONTWAIT, copy=False)
@@ -107,14 +89,19 @@ def read(socket: Socket) -> list[zmq.Frame] | None:
     frames = [frame]
     while frame.more:
         frame = socket.recv(zmq.DONTWAIT, copy=False)
-        if len(frames) <= _WIRE_FRAMES_MAX + 1:  # with an identity in front, and one more to tell
+        if len(frames) < _KEPT_FRAMES_MAX:
             frames.append(frame)
     return frames
 
 
-def is_too_long(frames: Sequence[zmq.Frame]) -> bool:
-    """Whether a message, without an identity, has more frames than are allowed."""
-    return len(frames) > (FRAMES_MAX if len(frames[0]) else _WIRE_FRAMES_MAX)
+def read_from(socket: Socket) -> tuple[bytes, list[zmq.Frame]] | None:
+    """Read one message of a ROUTER whole, as `read` does: the peer's identity, and what it sent."""
+    try:
+        identity = socket.recv(zmq.DONTWAIT)
+    except zmq.Again:
+        return None
+    frames = read(socket)  # a ROUTER has the whole message by now
+    return None if frames is None else (identity, frames)
 
 
 def take(frame: zmq.Frame) -> Frame:
@@ -122,4 +109,4 @@ def take(frame: zmq.Frame) -> Frame:
 
     The view keeps the frame, and with it the memory, alive.
     """
-    return frame.bytes if len(frame) < RECEIVE_IN_PLACE_BYTES else frame.buffer.toreadonly()
+    return frame.bytes if len(frame) < OWN_FRAME_BYTES else frame.buffer.toreadonly()

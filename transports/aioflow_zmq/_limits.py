@@ -9,8 +9,8 @@ FRAME_BYTES_MAX = (1 << 30) + (64 << 10)
 # libzmq has no limit on the frames of a message. One frame per component and batch part stays far below this.
 FRAMES_MAX = 1024
 
-# Messages that libzmq holds per connection and direction, beyond which they wait in our outbox. Few, so that
-# a receiver that stands still holds few large messages; many enough that small ones do not wait for the turn of
+# Parcels that libzmq holds per connection and direction, beyond which they wait in our outbox. Few, so that
+# a receiver that stands still holds few large messages; many enough that small messages do not wait for the turn of
 # libzmq's thread.
 MESSAGES_MAX = 256
 
@@ -21,9 +21,18 @@ OUTBOX_MESSAGES_MAX = 65_536
 # From this size on a frame is sent in place: below, a copy costs less than telling Python when libzmq is done.
 SEND_IN_PLACE_BYTES = 64 << 10
 
-# From this size on a received frame is handed over in place. libzmq receives smaller ones into a shared buffer of this
-# size, so they lie unaligned in it and one small frame would keep the whole buffer.
-RECEIVE_IN_PLACE_BYTES = 8 << 10
+# From this size on a frame travels on its own, and is handed over in place. libzmq receives smaller ones into a shared
+# buffer of this size, so they would lie unaligned in it and one small frame would keep the whole buffer; and to copy
+# one twice costs less than a frame more.
+OWN_FRAME_BYTES = 8 << 10
+
+# Messages that travel together: so many bytes that the wake-up of libzmq's thread no longer counts, so few that what
+# `MESSAGES_MAX` of them hold stays at some tens of MB; and so many that one parcel does not exceed a turn.
+PARCEL_BYTES_MAX = 64 << 10
+PARCEL_MESSAGES_MAX = 256
+
+# The longest head of a parcel: that of one message with as many frames as are allowed, each just small enough for it.
+HEAD_BYTES_MAX = 8 + FRAMES_MAX * (OWN_FRAME_BYTES + 4)
 
 # Messages received in one turn before the event loop gets its turn.
 MESSAGES_PER_TURN = 256
@@ -47,11 +56,11 @@ CONNECT_AGAIN_MAX_S = 0.1
 REFUSALS_MAX = 3
 REFUSED_S = 0.05
 
-# Beats: libzmq's own attempts to reconnect, the longest frame of an answer (a header), and how many sent beats are kept
-# in mind for their answers: a minute of them, at one a second.
+# Beats: libzmq's own attempts to reconnect, the longest frame of their answers (a parcel of headers), and how many of
+# them, sent and not answered, are kept in mind: a minute's, at one a second.
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MAX_S = 1.0
-BEAT_BYTES_MAX = 64 << 10
+BEAT_BYTES_MAX = 128 << 10
 BEATS_UNANSWERED_MAX = 64
 
 # A side that connects and says nothing is let go after this.

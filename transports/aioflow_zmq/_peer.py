@@ -9,10 +9,10 @@ import zmq
 from aioflow.errors import ConnectionLost
 from aioflow_zmq._end import End
 from aioflow_zmq._forks import cut
-from aioflow_zmq._frames import BYE, BYE_SEEN, word, write
+from aioflow_zmq._frames import BYE, BYE_SEEN
 
 if TYPE_CHECKING:
-    from aioflow.transport import Frame, Receiver
+    from aioflow.transport import Receiver
     from aioflow_zmq._pump import Pump
     from aioflow_zmq._socket import OwnedSocket
 
@@ -26,7 +26,7 @@ class Peer(End):
         fd: The descriptor of its connection.
         socket: The ROUTER.
         pump: The ROUTER's.
-        blocked: The peers whose outboxes wait, this one included while its does.
+        waiting: The peers whose outboxes are not empty, this one included while its is not.
         is_local: Whether both ends are on one host.
     """
 
@@ -37,7 +37,7 @@ class Peer(End):
         fd: int,
         socket: OwnedSocket,
         pump: Pump,
-        blocked: set[Peer],
+        waiting: set[Peer],
         *,
         is_local: bool,
     ) -> None:
@@ -45,23 +45,22 @@ class Peer(End):
         self.identity = identity
         self._fd = fd
         self._pump = pump
-        self._blocked = blocked
+        self._waiting = waiting
         self._is_cut = False
 
     def attach(self, receiver: Receiver) -> None:
         """Say who receives the messages."""
         self._receiver = receiver
 
-    def arrived(self, frames: list[zmq.Frame]) -> None:
-        """Take one message from the wire."""
-        if not self._is_cut:
-            super().arrived(frames)
+    def arrived(self, frames: list[zmq.Frame]) -> int:
+        """Take one parcel or word from the wire; return how many messages it was."""
+        return 1 if self._is_cut else super().arrived(frames)
 
     def flush(self) -> bool:
         """Write what the client takes; return whether anything was written."""
         wrote = super().flush()
-        if not self._outbox:
-            self._blocked.discard(self)
+        if not self._outbox.waiting:
+            self._waiting.discard(self)
         return wrote
 
     def departed(self) -> None:
@@ -74,24 +73,27 @@ class Peer(End):
         """Send and hand over nothing any more."""
         self._is_open = False
         self._outbox.clear()
-        self._blocked.discard(self)
+        self._waiting.discard(self)
         self._parted.set()
 
-    def _send(self, message: tuple[Frame, ...]) -> None:
-        """Write a message or keep it; outside of a turn, see to what the write may have taken in."""
-        if self._outbox or not write(self._socket.raw, message, self._identity):
-            self._outbox.append(message)
-            self._blocked.add(self)
-        if not self._pump.in_turn and (self._blocked or self._socket.events() & zmq.POLLIN):
+    def _queued(self, *, write_now: bool) -> None:
+        self._waiting.add(self)
+        if self._pump.in_turn:
+            if self._outbox.is_ripe:
+                self.flush()
+            return
+        if write_now:
+            self.flush()
+        if self._waiting or self._socket.events() & zmq.POLLIN:  # a write may have taken in that something arrived
             self._pump.wake()
 
     def _word(self, name: bytes) -> None:
         if name == BYE:
             self._outbox.clear()  # the client listens to nothing but the answer
-            self._send(word(BYE_SEEN))
+            self._say(BYE_SEEN)
             self._lose(ConnectionLost(f"{self._name} closed the connection"))
         else:
-            self._refuse(f"sent a word that is not known: {name[:16]!r}")
+            self._refuse(f"sent a word that is not known: {name!r}")
 
     def _overflowed(self) -> None:
         self._cut()  # the monitor tells of it, and then `departed` the receiver
@@ -100,7 +102,7 @@ class Peer(End):
         self._is_cut = True
         if not self._parted.is_set():
             self._outbox.clear()
-            self._blocked.discard(self)
+            self._waiting.discard(self)
             cut(self._fd)
 
     async def _closed(self) -> None:

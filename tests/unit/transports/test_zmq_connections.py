@@ -13,13 +13,15 @@ import pytest
 import zmq
 
 from aioflow.errors import ConnectionLost, LocalProtocolError
-from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage
+from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo
 from aioflow_zmq import ZmqTransport
 from aioflow_zmq._frames import take
 from aioflow_zmq._limits import FRAMES_MAX
+from aioflow_zmq._parcels import measure, pack, unpack
 from aioflow_zmq._socket import pending
 
 if TYPE_CHECKING:
+    from aioflow.transport import Frame
     from tests.unit.transports.conftest import MakeAddress, OpenStage
 
 pytestmark = pytest.mark.anyio
@@ -56,8 +58,17 @@ async def test_a_message_beyond_a_limit_is_refused_before_it_is_sent(
 @both_schemes
 @pytest.mark.parametrize(
     "message",
-    [[b"x"] * (FRAMES_MAX + 1), [b""] * (FRAMES_MAX + 3), [b"x"] * 50_000, [b""], [b"", b"?"], [b"", b"M"]],
-    ids=["1025", "1027-escaped", "50000", "empty", "unknown-word", "no-message"],
+    [
+        [b"x"] * (FRAMES_MAX + 1),
+        [b"", *[b"x" * 8] * (FRAMES_MAX + 2)],
+        [b"x"] * 50_000,
+        [b""],
+        [b"", b""],
+        [b"", b"?"],
+        [b"", b"\xff" * 8],
+        [b"", b"\x02\0\0\0\x01\0\0\0\x05\0\0\0four"],
+    ],
+    ids=["1025", "1026-parcel", "50000", "empty", "no-word", "unknown-word", "table-bomb", "short-parcel"],
 )
 async def test_a_peer_that_breaks_the_rules_is_cut_off(
     scheme: str, message: list[bytes], free_address: MakeAddress, open_stage: OpenStage
@@ -79,6 +90,46 @@ async def test_a_peer_that_breaks_the_rules_is_cut_off(
             assert inbox.messages == [(b"hello",)]
             assert [type(error) for error in inbox.losses] == [ConnectionLost]
             await stage.join()
+
+
+async def test_what_arrives_together_is_answered_together(free_address: MakeAddress, open_stage: OpenStage) -> None:
+    """Messages of one parcel are handed over one by one, and their answers travel as one."""
+    messages: list[list[Frame]] = [[b"%d" % i, bytes(i)] for i in range(50)]
+    with zmq.Context() as context, context.socket(zmq.DEALER) as raw:
+        raw.linger = 0
+        async with open_stage(free_address("ipc")) as stage:
+            stage.on_message = echo
+            raw.connect(stage.address)
+            raw.send_multipart(pack([(message, measure(message, "the server")) for message in messages]))
+            inbox = await stage.accepted()
+            await inbox.wait_messages(50)
+            assert raw.poll(int(BOUND_S) * 1000)  # blocks
+            assert unpack(raw.recv_multipart(copy=False)) == messages
+            raw.close()
+            await inbox.wait_lost()
+
+
+async def test_an_abort_within_a_parcel_ends_it(free_address: MakeAddress, open_stage: OpenStage) -> None:
+    """The messages behind are not handed over."""
+
+    def abort(inbox: Inbox, _: list[Frame]) -> None:
+        inbox.deaf = True
+        inbox.connection.abort()
+
+    message: list[Frame] = [b"frame"]
+    with zmq.Context() as context, context.socket(zmq.DEALER) as raw, context.socket(zmq.PAIR) as events:
+        raw.linger = 0
+        raw.monitor("inproc://events", zmq.EVENT_DISCONNECTED)
+        events.connect("inproc://events")
+        async with open_stage(free_address("ipc")) as stage:
+            stage.on_message = abort
+            raw.connect(stage.address)
+            raw.send_multipart(pack([(message, [5])] * 10))
+            inbox = await stage.accepted()
+            while not pending(events) & zmq.POLLIN:
+                await anyio.wait_readable(events.fileno())
+            assert inbox.messages == [(b"frame",)]
+            assert not inbox.losses
 
 
 async def test_many_connections_come_and_go_on_the_same_descriptors(
