@@ -37,8 +37,8 @@ class Outbox:
 
     @property
     def is_ripe(self) -> bool:
-        """Whether there is a parcel that gets no fuller."""
-        return bool(self._sealed)
+        """Whether there is a parcel that hardly gets fuller."""
+        return bool(self._sealed) or self._loose_bytes >= PARCEL_BYTES_MAX
 
     def add(self, frames: Sequence[Frame], sizes: Sequence[int]) -> None:
         """Add a message, given with what `measure` says of it."""

@@ -23,7 +23,7 @@ from aioflow.errors import AddressInUse, ConnectFailed
 from aioflow_zmq._address import IpcAddress, TcpAddress
 from aioflow_zmq._forks import close_in_children, current_generation, keep_in_children
 from aioflow_zmq._frames import BYE, BYE_SEEN, read_from, word, word_of, write
-from aioflow_zmq._limits import MESSAGES_PER_TURN, RETRY_S
+from aioflow_zmq._limits import MESSAGES_PER_TURN, PARCEL_BYTES_MAX, RETRY_S
 from aioflow_zmq._lock import SocketFile
 from aioflow_zmq._peer import Peer
 from aioflow_zmq._pump import Pump
@@ -138,7 +138,7 @@ class Server:
         taken = 0
         while taken < MESSAGES_PER_TURN:
             arrived = read_from(self._socket.raw)
-            taken += 1 if arrived is None else self._arrived(*arrived)
+            taken += 1 if arrived is None else self._take(*arrived)
             if self._socket.events() & zmq.POLLIN:  # costs a third of a read that finds nothing
                 continue
             self._tell_departed()
@@ -152,6 +152,13 @@ class Server:
         """Write what the peers take; return whether anything was written. What a full peer does not take waits."""
         progress = [peer.flush() for peer in tuple(self._waiting)]
         return any(progress)
+
+    def _take(self, identity: bytes, frames: list[zmq.Frame]) -> int:
+        """Hand over what came; nobody waits for an answer while the next large message is handled."""
+        taken = self._arrived(identity, frames)
+        if sum(map(len, frames)) >= PARCEL_BYTES_MAX:
+            self._write()
+        return taken
 
     def _arrived(self, identity: bytes, frames: list[zmq.Frame]) -> int:
         """Take one parcel or word from the wire; return how many messages it was."""

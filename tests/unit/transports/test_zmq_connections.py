@@ -109,6 +109,35 @@ async def test_what_arrives_together_is_answered_together(free_address: MakeAddr
             await inbox.wait_lost()
 
 
+async def test_answers_do_not_wait_for_large_messages(free_address: MakeAddress, open_stage: OpenStage) -> None:
+    """What was sent before a large message is handled, or because of one, is not held back to the end of the turn."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as raw:
+        raw.linger = 0
+        answered: list[bool] = []
+
+        def answer(inbox: Inbox, frames: list[Frame]) -> None:
+            if frames[0] == b"start":
+                for kind in (b"large", b"small", b"after"):
+                    raw.send(kind + bytes(100_000 if kind == b"large" else 0))
+                raw.poll(20)  # blocks, so that one turn finds them all; were it too short, the test could not fail
+            if bytes(frames[0][:5]) in {b"small", b"after"}:
+                answered.append(bool(raw.poll(2000)))  # blocks
+                raw.recv()
+                inbox.send([b"x" * 100_000])
+            if bytes(frames[0][:5]) == b"large":
+                inbox.send([b"done"])
+
+        async with open_stage(free_address("ipc")) as stage:
+            stage.on_message = answer
+            raw.connect(stage.address)
+            raw.send(b"start")
+            inbox = await stage.accepted()
+            await inbox.wait_messages(4)
+            assert answered == [True, True]
+            raw.close()
+            await inbox.wait_lost()
+
+
 async def test_an_abort_within_a_parcel_ends_it(free_address: MakeAddress, open_stage: OpenStage) -> None:
     """The messages behind are not handed over."""
 
