@@ -21,20 +21,31 @@ class Delivery:
     Attributes:
         rows: The rows.
         ahead: Whether it counts as in the queue: it answered a request ahead.
+        acknowledged: How many rows, from the beginning, were handed over.
         recalled: Whether it was asked back.
     """
 
     rows: Rows
     ahead: bool
+    acknowledged: int = 0
     recalled: bool = False
+    _bytes_before: list[int] | None = None
+
+    def bytes_before(self, row: int) -> int:
+        """Payload bytes of the first `row` rows; added up once, for what is handed over row by row."""
+        if row == self.rows.count:
+            return self.rows.nbytes
+        if row and self._bytes_before is None:
+            self._bytes_before = self.rows.bytes_before()
+        return self._bytes_before[row] if row and self._bytes_before else 0
 
 
 class Deliveries:
     """Open deliveries by ticket, in the order in which they were made.
 
     Attributes:
-        count: Rows in all of them.
-        ahead: Rows in those that went ahead.
+        count: Rows in all of them that are not acknowledged.
+        ahead: Those that went ahead.
         ahead_bytes: Their payload bytes.
     """
 
@@ -45,22 +56,48 @@ class Deliveries:
     def __bool__(self) -> bool:
         return bool(self._open)
 
+    def find(self, ticket: Ticket) -> Delivery | None:
+        """Return one; None if it has ended."""
+        return self._open.get(ticket)
+
     def add(self, ticket: Ticket, rows: Rows, *, ahead: bool) -> None:
         """Open one."""
         self._open[ticket] = Delivery(rows, ahead)
-        self._count(rows, 1, ahead=ahead)
+        self.count += rows.count
+        if ahead:
+            self.ahead += rows.count
+            self.ahead_bytes += rows.nbytes
 
-    def end(self, ticket: Ticket) -> Delivery | None:
-        """Take one out; None if it has ended before."""
-        delivery = self._open.pop(ticket, None)
-        if delivery is not None:
-            self._count(delivery.rows, -1, ahead=delivery.ahead)
-        return delivery
+    def acknowledge(self, ticket: Ticket, rows: int | None = None) -> int:
+        """Take out the first `rows` rows of one, or all; return how many of them were still in."""
+        delivery = self._open.get(ticket)
+        if delivery is None:
+            return 0
+        before, after = delivery.acknowledged, delivery.rows.count
+        if rows is not None and rows < after:
+            after = max(before, rows)
+        else:
+            del self._open[ticket]
+        delivery.acknowledged = after
+        self.count -= after - before
+        if delivery.ahead:
+            self.ahead -= after - before
+            self.ahead_bytes -= delivery.bytes_before(after) - delivery.bytes_before(before)
+        return after - before
+
+    def end(self, ticket: Ticket) -> Rows | None:
+        """Take one out and return what was not acknowledged of it; None if it has ended before."""
+        delivery = self._open.get(ticket)
+        if delivery is None:
+            return None
+        done = delivery.acknowledged
+        self.acknowledge(ticket)
+        return delivery.rows.after(done) if done else delivery.rows
 
     def clear(self) -> None:
         """Forget all."""
         for ticket in list(self._open):
-            self.end(ticket)
+            self.acknowledge(ticket)
 
     def recall(self) -> Iterator[Ticket]:
         """Ask back all that went ahead and was not asked back before: a part of it would come out of order."""
@@ -68,9 +105,3 @@ class Deliveries:
             if delivery.ahead and not delivery.recalled:
                 delivery.recalled = True
                 yield ticket
-
-    def _count(self, rows: Rows, sign: int, *, ahead: bool) -> None:
-        self.count += sign * rows.count
-        if ahead:
-            self.ahead += sign * rows.count
-            self.ahead_bytes += sign * rows.nbytes

@@ -13,17 +13,17 @@ Theory of operation (TensorFlow's QueueBase, seen from outside): every operation
 could be served at once; then the lists are flushed in turn until neither makes progress. An `enqueue_many` and a
 `dequeue_many` move as many rows as fit and stay at the head with their progress. What a completed get took is kept
 until it is acknowledged or restored. A request ahead is no get: it is served while no get waits, what it holds counts
-as in the queue until it is acknowledged, and it is recalled when a get waits.
+as in the queue until it is acknowledged, row by row, and it is recalled when a get waits.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioflow.errors import AioflowError, EndOfQueue, OperationCancelled, QueueClosed, QueueError
+from aioflow.queues._attempts import Get, Put
 from aioflow.queues._definition import UNBOUNDED, QueueDefinition
 from aioflow.queues._deliveries import Deliveries
 from aioflow.queues._effects import Completed, Effect, Failed, QueueStats, Recall, Ticket
@@ -37,25 +37,6 @@ __all__ = ["QueueMachine"]
 
 # What one waiting get may pile up outside of the capacity: a few elements of the largest size planned for, 1 GB.
 RESULT_BYTES_MAX = 4 * 1000**3
-
-
-@dataclass(slots=True, eq=False)
-class _Put:
-    """A waiting put: of a segment from `row` on, or a close where there is no segment."""
-
-    ticket: Ticket
-    segment: Segment | None
-    row: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Get:
-    """A waiting get, or a request ahead."""
-
-    ticket: Ticket
-    count: int
-    up_to: bool
-    taken: Rows
 
 
 class QueueMachine:
@@ -72,9 +53,9 @@ class QueueMachine:
         self._next_number = 0
         self._dequeued = 0
         self._tickets = itertools.count(1)
-        self._puts: OrderedDict[Ticket, _Put] = OrderedDict()
-        self._gets: OrderedDict[Ticket, _Get] = OrderedDict()
-        self._asks: OrderedDict[Ticket, _Get] = OrderedDict()
+        self._puts: OrderedDict[Ticket, Put] = OrderedDict()
+        self._gets: OrderedDict[Ticket, Get] = OrderedDict()
+        self._asks: OrderedDict[Ticket, Get] = OrderedDict()
         self._delivered = Deliveries()
         self._effects: list[Effect] = []
 
@@ -136,7 +117,7 @@ class QueueMachine:
         self.definition.element.check_rows(column.shape[1:] for column in segment.columns)
         ticket = self.issue_ticket()
         if segment.rows:
-            self._puts[ticket] = _Put(ticket, segment)
+            self._puts[ticket] = Put(ticket, segment)
             self._flush()
         else:
             self._effects.append(Completed(ticket))
@@ -151,17 +132,20 @@ class QueueMachine:
         self.definition.check_batch(count, str(self))
         ticket = self.issue_ticket()
         if count:
-            self._gets[ticket] = _Get(ticket, count, up_to, Rows())
+            self._gets[ticket] = Get(ticket, count, up_to)
             self._flush()
         else:
             self._complete_get(ticket, Rows(), ahead=False)
         return ticket
 
-    def ask(self, count: int) -> Ticket:
-        """Request `count` rows ahead; `promote` makes it a get (of up to `count`)."""
+    def ask(self, count: int, runs: int = 1) -> Ticket:
+        """Request ahead `count` rows or, where there are more, up to `runs` times as many, and a multiple of `count`.
+
+        `promote` makes it a get of one run: of up to `count`.
+        """
         self.definition.check_batch(count, str(self))
         ticket = self.issue_ticket()
-        self._asks[ticket] = _Get(ticket, count, up_to=True, taken=Rows())
+        self._asks[ticket] = Get(ticket, count, up_to=True, runs=runs)
         self._serve_asks()
         return ticket
 
@@ -176,7 +160,7 @@ class QueueMachine:
         """Accept nothing more: in its turn behind waiting puts or, with `cancel_pending`, at once, failing those."""
         ticket = self.issue_ticket()
         if not cancel_pending:
-            self._puts[ticket] = _Put(ticket, None)
+            self._puts[ticket] = Put(ticket, None)
         else:
             self._closed = True
             waiting = list(self._puts.values())
@@ -202,23 +186,27 @@ class QueueMachine:
         self._flush()
         return put.row if put else 0
 
-    def acknowledge(self, ticket: Ticket) -> None:
-        """Forget what a completed get took: it was handed over."""
-        delivery = self._delivered.end(ticket)
+    def acknowledge(self, ticket: Ticket, rows: int | None = None) -> None:
+        """Forget what a completed get took and was handed over: so many rows of it in all, or the whole.
+
+        A number that is not above an earlier one changes nothing. The rest can still be acknowledged, or restored.
+        """
+        delivery = self._delivered.find(ticket)
         if delivery is not None:
-            self._dequeued += delivery.rows.count
+            count = self._delivered.acknowledge(ticket, rows)
+            self._dequeued += count
             # It makes room only where it was ahead; but who waited for it to come back has to learn that it does not.
-            if delivery.ahead or self._closed or self._puts:
+            if count and (delivery.ahead or self._closed or self._puts):
                 self._flush()
 
     def restore(self, ticket: Ticket) -> None:
         """Put back what a completed get took and was not handed over, into its old place."""
-        delivery = self._delivered.end(ticket)
-        if delivery is not None:
+        rows = self._delivered.end(ticket)
+        if rows is not None:
             # A waiting get holds younger elements; it takes again, so that its batch is in order.
             for get in itertools.islice(self._gets.values(), 1):
                 self._return_partial(get)
-            self._put_back(delivery.rows)
+            self._put_back(rows)
             self._flush()
 
     def abort(self, error: AioflowError) -> None:
@@ -260,7 +248,7 @@ class QueueMachine:
             progress = True
         return progress
 
-    def _admit(self, put: _Put, segment: Segment) -> bool:
+    def _admit(self, put: Put, segment: Segment) -> bool:
         """Move as many rows of a put as may pass; say whether any did."""
         stop = segment.rows
         if self.definition.capacity != UNBOUNDED:
@@ -290,7 +278,7 @@ class QueueMachine:
             progress = True
         return progress
 
-    def _take(self, get: _Get) -> bool:
+    def _take(self, get: Get) -> bool:
         """Let a get take what is there for it; say whether it took any."""
         count = min(get.count - get.taken.count, self._available())
         if count < 1 or (self._atomic and count < get.count and not (self._closed and get.up_to)):
@@ -305,7 +293,7 @@ class QueueMachine:
             self._effects.append(Failed(get.ticket, QueueError(reason)))
         return True
 
-    def _end_get(self, get: _Get) -> bool:
+    def _end_get(self, get: Get) -> bool:
         """Decide what becomes of the head get, which is short: whether it has failed, or may complete as it is."""
         if get.ticket not in self._gets:
             return True
@@ -349,10 +337,13 @@ class QueueMachine:
     def _serve_asks(self) -> None:
         while self._asks and not self._gets and not self._closed:
             get = next(iter(self._asks.values()))
-            if self._available() < get.count:
+            runs = self._available() // get.count
+            if runs < 1:
                 return
+            # Who asks for many runs leaves their share to the others that wait.
+            runs = min(get.runs, max(1, runs // len(self._asks)))
             del self._asks[get.ticket]
-            rows = self._order.pop(get.count)
+            rows = self._order.pop(runs * get.count)
             self._size_bytes -= rows.nbytes
             self._complete_get(get.ticket, rows, ahead=True)
 
@@ -382,7 +373,7 @@ class QueueMachine:
             self._delivered.add(ticket, rows, ahead=ahead)
         self._effects.append(Completed(ticket, rows))
 
-    def _return_partial(self, get: _Get) -> None:
+    def _return_partial(self, get: Get) -> None:
         self._put_back(get.taken)
         get.taken = Rows()
 
@@ -390,7 +381,7 @@ class QueueMachine:
         self._order.put_back(rows)
         self._size_bytes += rows.nbytes
 
-    def _fail_put(self, put: _Put, error: AioflowError) -> None:
+    def _fail_put(self, put: Put, error: AioflowError) -> None:
         if put.segment is not None and put.row:
             error.add_note(f"{put.row} of {put.segment.rows} rows are in the queue and stay in")
         self._effects.append(Failed(put.ticket, error))

@@ -60,8 +60,11 @@ class Segment:
     def select(self, index: Array) -> Segment:
         """Return a segment of some of the rows, in memory of its own."""
         columns = tuple(take_rows(column, index) for column in self.columns)
-        row_bytes = self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[index]
-        return Segment(len(index), columns, row_bytes)
+        return Segment(len(index), columns, self.bytes_of(index))
+
+    def bytes_of(self, index: Index) -> int | Array:
+        """Payload bytes of each row that an index selects; one number where all have the same."""
+        return self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[index]
 
     def rows_within(self, start: int, stop: int, room: int) -> int:
         """How many rows from `start`, at most to `stop`, have together at most `room` bytes."""
@@ -121,3 +124,30 @@ class Rows:
             self.parts.append(Part(part.segment, part.index, shifted, part.numbers))
         self.count += other.count
         self.nbytes += other.nbytes
+
+    def bytes_before(self) -> list[int]:
+        """Payload bytes before each row, and of all."""
+        row_bytes = np.empty(self.count, np.int64)
+        for part in self.parts:
+            row_bytes[part.places] = part.segment.bytes_of(part.index)
+        return [0, *np.cumsum(row_bytes).tolist()]
+
+    def after(self, count: int) -> Rows:
+        """Return the selection without its first `count` rows."""
+        rest = Rows()
+        for part in self.parts:
+            if isinstance(part.index, slice):
+                assert isinstance(part.places, slice)
+                assert isinstance(part.numbers, int)
+                skip = max(0, count - part.places.start)
+                start, stop = part.index.start + skip, part.index.stop
+                if start < stop:
+                    at = part.places.start + skip - count
+                    rest.add(part.segment, slice(start, stop), part.numbers + skip, slice(at, at + stop - start))
+            else:
+                assert isinstance(part.places, np.ndarray)
+                assert isinstance(part.numbers, np.ndarray)
+                stays = part.places >= count
+                if stays.any():
+                    rest.add(part.segment, part.index[stays], part.numbers[stays], part.places[stays] - count)
+        return rest

@@ -78,7 +78,7 @@ class QueuePair:
         self._recalled: set[int] = set()
         self._offered: dict[int, tuple[Any, ...]] = {}
         self._out: set[int] = set()
-        self._received: dict[int, list[int]] = {}
+        self._received: dict[int, tuple[Sequence[int], int]] = {}  # identities, how many were handed over
 
     # Events: each happens to both, and then both must agree
 
@@ -95,10 +95,10 @@ class QueuePair:
         self.model.dequeue(count, up_to=up_to)
         self._agree(self.machine.dequeue(count, up_to=up_to))
 
-    def ask(self, count: int) -> None:
+    def ask(self, count: int, runs: int = 1) -> None:
         """Request elements ahead."""
-        self.model.ask(count)
-        self._agree(self.machine.ask(count))
+        self.model.ask(count, runs)
+        self._agree(self.machine.ask(count, runs))
 
     def promote(self, ticket: int) -> None:
         """Make a request ahead a get."""
@@ -117,16 +117,19 @@ class QueuePair:
         assert self.machine.cancel(Ticket(ticket)) == expected
         self._agree()
 
-    def acknowledge(self, ticket: int) -> None:
-        """Say that what a get received was handed over."""
-        self.model.acknowledge(ticket)
-        self.machine.acknowledge(Ticket(ticket))
-        self._received.pop(ticket, None)
+    def acknowledge(self, ticket: int, rows: int | None = None) -> None:
+        """Say that what a get received was handed over: so many rows of it in all, or all."""
+        self.model.acknowledge(ticket, rows)
+        self.machine.acknowledge(Ticket(ticket), rows)
+        if ticket in self._received:
+            identities, done = self._received[ticket]
+            self._received[ticket] = identities, max(done, len(identities) if rows is None else rows)
         self._agree()
 
     def restore(self, ticket: int) -> None:
-        """Give back what a get received."""
-        self._out.difference_update(self._received.pop(ticket, ()))
+        """Give back what a get received and was not handed over."""
+        identities, done = self._received.pop(ticket, ((), 0))
+        self._out.difference_update(identities[done:])
         self.model.restore(ticket)
         self.machine.restore(Ticket(ticket))
         self._agree()
@@ -167,7 +170,7 @@ class QueuePair:
         assert self._out.isdisjoint(identities), "an element came twice"
         assert self._offered.keys() >= set(identities), "an element came that nobody put"
         self._out.update(identities)
-        self._received[effect.ticket] = identities
+        self._received[effect.ticket] = identities, 0
 
     def _check_rows(self, rows: Rows, values: Sequence[tuple[Any, ...]]) -> list[int]:
         """Compare what came with what the model says or, in a shuffle, with what was put under the same identity."""

@@ -69,6 +69,7 @@ class _Get:
     ticket: int
     count: int
     up_to: bool
+    runs: int = 1
     taken: list[_Item] = field(default_factory=list)
 
 
@@ -76,6 +77,7 @@ class _Get:
 class _Received:
     items: list[_Item]
     ahead: bool
+    acknowledged: int = 0
 
 
 class QueueModel:
@@ -171,9 +173,9 @@ class QueueModel:
             self._outcomes[get.ticket] = ModelOutcome(())
         return get.ticket
 
-    def ask(self, count: int) -> int:
-        """Request elements ahead."""
-        ask = _Get(self._new_ticket(), count, up_to=True)
+    def ask(self, count: int, runs: int = 1) -> int:
+        """Request `count` elements ahead, or up to `runs` times as many."""
+        ask = _Get(self._new_ticket(), count, up_to=True, runs=runs)
         self._asks.append(ask)
         self._flush()
         return ask.ticket
@@ -216,9 +218,15 @@ class QueueModel:
                     return 0
         return None
 
-    def acknowledge(self, ticket: int) -> None:
-        """What a get received was handed over."""
-        if self._received.pop(ticket, None):
+    def acknowledge(self, ticket: int, rows: int | None = None) -> None:
+        """What a get received was handed over: so many of its elements in all, or all."""
+        received = self._received.get(ticket)
+        if received:
+            while received.items and (rows is None or received.acknowledged < rows):
+                received.items.pop(0)
+                received.acknowledged += 1
+            if not received.items:
+                del self._received[ticket]
             self._flush()
 
     def restore(self, ticket: int) -> None:
@@ -326,8 +334,10 @@ class QueueModel:
     def _serve_asks(self) -> None:
         """No get attempts: only while no get waits, and never after the close."""
         while self._asks and not self._gets and not self.is_closed and self._free() >= self._asks[0].count:
+            shares = self._free() // self._asks[0].count // len(self._asks)
             ask = self._asks.pop(0)
-            self._receive(ask, [self._take_next() for _ in range(ask.count)], ahead=True)
+            count = ask.count * min(ask.runs, max(1, shares))
+            self._receive(ask, [self._take_next() for _ in range(count)], ahead=True)
 
     def _recall(self) -> None:
         """A get waits though the size, which counts what is ahead, is not 0: call back what it misses."""

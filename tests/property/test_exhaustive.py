@@ -39,7 +39,7 @@ STEPS: tuple[Step, ...] = (
     ("get", (1, False)),
     ("get", (2, False)),
     ("get", (2, True)),
-    ("ask", 1),
+    ("ask", (1, 2)),
     ("close", False),
     ("close", True),
 )
@@ -57,6 +57,7 @@ BOUND: tuple[tuple[str, Callable[[QueueModel], list[int]]], ...] = (
     ("cancel", lambda model: model.waiting),
     ("promote", lambda model: model.asking),
     ("acknowledge", lambda model: model.unacknowledged),
+    ("acknowledge 1", lambda model: [ticket for ticket, got in model._received.items() if len(got.items) > 1]),
     ("restore", lambda model: model.unacknowledged),
 )
 
@@ -107,8 +108,11 @@ class _Both:
             model.close(cancel_pending=argument)
             machine.close(cancel_pending=argument)
         elif name == "ask":
-            model.ask(argument)
-            machine.ask(argument)
+            model.ask(*argument)
+            machine.ask(*argument)
+        elif name == "acknowledge 1":
+            model.acknowledge(argument, 1)
+            machine.acknowledge(Ticket(argument), 1)
         else:
             expected = getattr(model, name)(argument)
             assert getattr(machine, name)(Ticket(argument)) == expected

@@ -39,9 +39,9 @@ class _Events(RuleBasedStateMachine):
     def dequeue(self, count: int, up_to: bool) -> None:
         self.pair.dequeue(self._possible(count), up_to=up_to)
 
-    @rule(count=st.integers(1, 3))
-    def ask(self, count: int) -> None:
-        self.pair.ask(self._possible(count))
+    @rule(count=st.integers(1, 3), runs=st.integers(1, 4))
+    def ask(self, count: int, runs: int) -> None:
+        self.pair.ask(self._possible(count), runs)
 
     # Which ticket: no preconditions, for Hypothesis gives up on examples in which few rules are possible.
 
@@ -56,6 +56,10 @@ class _Events(RuleBasedStateMachine):
     @rule(pick=PICKS)
     def acknowledge(self, pick: int) -> None:
         self._apply(self.pair.acknowledge, self.pair.model.unacknowledged, pick)
+
+    @rule(pick=PICKS, rows=st.integers(0, 5))
+    def acknowledge_in_part(self, pick: int, rows: int) -> None:
+        self._apply(lambda ticket: self.pair.acknowledge(ticket, rows), self.pair.model.unacknowledged, pick)
 
     @rule(pick=PICKS)
     def restore(self, pick: int) -> None:

@@ -41,9 +41,9 @@ class Bench:
         self.acknowledge(ticket)
         return self.results[ticket]
 
-    def ask(self, count: int) -> Ticket:
+    def ask(self, count: int, runs: int = 1) -> Ticket:
         """Request elements ahead."""
-        return self._note(self.machine.ask(count))
+        return self._note(self.machine.ask(count, runs))
 
     def promote(self, ticket: Ticket) -> None:
         """Make a request a get."""
@@ -60,9 +60,9 @@ class Bench:
         self._note()
         return rows
 
-    def acknowledge(self, ticket: Ticket) -> None:
-        """Hand over."""
-        self.machine.acknowledge(ticket)
+    def acknowledge(self, ticket: Ticket, rows: int | None = None) -> None:
+        """Hand over, so many rows in all or the whole."""
+        self.machine.acknowledge(ticket, rows)
         self._note()
 
     def restore(self, ticket: Ticket) -> None:

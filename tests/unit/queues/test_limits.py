@@ -284,6 +284,92 @@ def test_a_cancelled_request(make: Make) -> None:
     assert queue.results[second] == [1]
 
 
+def test_a_request_for_runs(make: Make) -> None:
+    """semantics 0.4: a request for runs waits for one run, and takes as many more as there are, never a part of one."""
+    queue = make()
+    first = queue.ask(2, runs=3)
+    queue.put(1)
+    assert queue.waits(first)
+    queue.put(2)
+    assert queue.results[first] == [1, 2]
+    queue.put(3, 4, 5, 6, 7)
+    second = queue.ask(2, runs=3)
+    assert queue.results[second] == [3, 4, 5, 6]
+    queue.put(8, 9)
+    third = queue.ask(1, runs=2)
+    assert queue.results[third] == [7, 8]
+
+
+def test_requests_for_runs_share(make: Make) -> None:
+    """semantics 0.4: with several consumers each gets its share, of what is there when its request is served."""
+    queue = make()
+    asks = [queue.ask(1, runs=8), queue.ask(1, runs=8), queue.ask(1, runs=8)]
+    queue.put(1, 2, 3, 4, 5, 6, 7)
+    assert [queue.results[ask] for ask in asks] == [[1, 2], [3, 4], [5, 6, 7]]
+
+
+def test_a_promoted_request_for_runs(make: Make) -> None:
+    """semantics 0.4: a request that is promoted is a get of one run."""
+    queue = make()
+    ask = queue.ask(2, runs=3)
+    queue.promote(ask)
+    queue.put(1, 2, 3, 4)
+    assert queue.results[ask] == [1, 2]
+
+
+def test_what_is_handed_over_in_part_makes_room_in_part(make: Make) -> None:
+    """semantics 0.4: rows of a request ahead count as in the queue until each of them is acknowledged."""
+    queue = make(capacity=3)
+    ask = queue.ask(1, runs=3)
+    put = queue.put(1, 2, 3, 4, 5, nbytes=[10, 20, 30, 40, 50])
+    assert queue.results[ask] == [1, 2, 3]
+    queue.acknowledge(ask, 1)
+    stats = queue.machine.stats()
+    assert (stats.ahead, stats.size, stats.size_bytes, stats.dequeued) == (2, 3, 90, 1)
+    assert queue.waits(put)
+    queue.acknowledge(ask, 2)
+    assert queue.results[put] is None
+    stats = queue.machine.stats()
+    assert (stats.ahead, stats.size, stats.size_bytes, stats.dequeued) == (1, 3, 120, 2)
+
+
+def test_acknowledgements_are_cumulative(make: Make) -> None:
+    """A smaller number than before changes nothing, and one above the rows of a delivery counts as all of them."""
+    queue = make()
+    queue.put(1, 2, 3)
+    ask = queue.ask(1, runs=3)
+    for rows, ahead in ((0, 3), (2, 1), (1, 1), (2, 1), (7, 0), (1, 0)):
+        queue.acknowledge(ask, rows)
+        assert (queue.machine.stats().ahead, queue.machine.stats().dequeued) == (ahead, 3 - ahead)
+    queue.restore(ask)
+    assert queue.size == 0
+
+
+@pytest.mark.parametrize("kind", ["FIFOQueue", "PriorityQueue"])
+def test_only_the_rest_goes_back(make: Make, kind: str) -> None:
+    """semantics 0.3: what was handed over of a delivery does not come back, and the rest is in its old place."""
+    queue = make(kind)
+    queue.put(1, 2)
+    queue.put(3, 4, 5)
+    ask = queue.ask(4)
+    queue.acknowledge(ask, 3)
+    queue.restore(ask)
+    queue.acknowledge(ask, 4)
+    assert queue.machine.stats().dequeued == 3
+    assert queue.take(2) == [4, 5]
+
+
+def test_only_the_rest_of_a_shuffle_goes_back(make: Make) -> None:
+    """semantics 0.3: also where the rows of a delivery come from several puts in any order."""
+    queue = make("RandomShuffleQueue")
+    queue.put(1, 2, 3)
+    queue.put(4, 5, 6)
+    ask = queue.ask(2, runs=3)
+    queue.acknowledge(ask, 2)
+    queue.restore(ask)
+    assert sorted(queue.take(4)) == sorted(queue.results[ask][2:])
+
+
 def test_rows_of_a_looser_definition() -> None:
     """semantics 1.7: rows that only the definition of the put admits are refused, and nothing is queued."""
     definition = QueueDefinition("PaddingFIFOQueue", ElementSpec((TensorSpec("int8", (3, None)),)), 4)
