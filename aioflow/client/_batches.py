@@ -1,4 +1,4 @@
-"""Iteration over a queue, with requests ahead of need.
+"""Iteration over a queue, with requests ahead of need, each for as many batches as make a message worth its way.
 
 What was sent ahead and not handed over is the queue's: it is given back when the iterator is left, when a step is
 cancelled, and when the queue recalls it for a get that waits. It is given back in order, and never a part without what
@@ -12,22 +12,30 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
-from aioflow.client._values import to_user
+from aioflow.client._values import reader
 from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
-from aioflow.runtime import complete_get
+from aioflow.runtime import begin_call, complete_get, complete_request, is_turn_due
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from aioflow.client._queue import Queue
-    from aioflow.resources import QueueRef
+    from aioflow.queues import QueueDefinition
     from aioflow.runtime import Host, Request
     from aioflow.specs import Column
 
 __all__ = ["Batches"]
 
-# Single elements to ask for ahead: enough to cover a round trip, few against any capacity worth its name.
+# Where elements have no fixed size, or the capacity allows no larger runs, so many single ones are asked for ahead:
+# enough to cover a round trip.
 ELEMENTS_AHEAD = 16
+
+# What one request may bring: as many batches as have about a megabyte, but no more than these, nor than a quarter of
+# the capacity, so that several consumers share.
+REQUEST_BYTES = 1 << 20
+BATCHES_MAX = 8
+ELEMENTS_MAX = 512
+SHARE = 4
 
 
 class Batches:
@@ -43,7 +51,7 @@ class Batches:
         *,
         single: bool = False,
         drop_remainder: bool = False,
-        prefetch: SupportsIndex = ELEMENTS_AHEAD,
+        prefetch: SupportsIndex = 2,
         copy: bool = False,
     ) -> None:
         from aioflow.client._queue import check_count  # noqa: PLC0415 - the queue imports this module
@@ -56,7 +64,11 @@ class Batches:
         self._single = single
         self._drop_remainder = drop_remainder
         self._copy = copy
+        self._runs = 1
+        self._host: Host | None = None
         self._requests: deque[Request] = deque()
+        self._stepping: Request | None = None
+        self._recall_rest = False
         self._ended = False
         # The host keeps this while a request is under way; it must not keep an iterator that a `break` has dropped.
         recalled = weakref.WeakMethod(self._recalled)
@@ -78,20 +90,18 @@ class Batches:
             StopAsyncIteration: The queue is closed and drained, or the iterator was left.
             EndOfQueue: So it is, and a producer was lost or failed: the data may be short.
         """
-        while not self._ended:
-            host, ref = await self._queue._begin()  # noqa: SLF001 - one package
-            if not self._single:
-                self._queue._check_batch(ref.definition, self._n)  # noqa: SLF001
-            try:
-                columns = await self._next(host, ref)
-            except EndOfQueue as end:
-                self._leave()
-                if end.lost_producers:
-                    raise
-                break
-            if not self._drop_remainder or columns[0].shape[0] == self._n:
-                return to_user(columns, ref.definition.element, single=self._single, copy=self._copy)
-        raise StopAsyncIteration
+        requests, host = self._requests, self._host
+        if requests and (request := requests[0]).rows_left >= self._n and host is not None and not is_turn_due():
+            try:  # nothing to wait for: this is done for each element, so it is short
+                columns = request.take(self._n)
+            except BaseException:
+                self._give_back(0)
+                raise
+            if not request.rows_left:
+                requests.popleft()
+                self._refill(host)
+            return self._to_user(columns)
+        return await self._step()
 
     async def aclose(self) -> None:
         """Leave the iterator: what it holds ahead is given back. A second call does nothing."""
@@ -112,33 +122,77 @@ class Batches:
         if getattr(self, "_requests", None):
             self._leave()
 
-    async def _next(self, host: Host, ref: QueueRef) -> tuple[Column, ...]:
-        if not self._ask(host, ref):
-            return await complete_get(host.get(ref, self._n, up_to=True))
-        # Out of the deque before the wait: rows that have come for a waiting step are not recalled from under it.
-        request = self._requests.popleft()
+    async def _step(self) -> Any:
+        while not self._ended:
+            await begin_call()
+            host = self._host or await self._begin()
+            try:
+                columns = await self._next(host)
+            except EndOfQueue as end:
+                self._leave()
+                if end.lost_producers:
+                    raise
+                break
+            if not self._drop_remainder or columns[0].shape[0] == self._n:
+                return self._to_user(columns)
+        raise StopAsyncIteration
+
+    async def _begin(self) -> Host:
+        """Attach to the queue, and find out how much to ask for at once."""
+        queue = self._queue
+        host, self._ref = await queue._begin()  # noqa: SLF001 - one package
+        definition = self._ref.definition
+        if not self._single:
+            queue._check_batch(definition, self._n)  # noqa: SLF001
+        self._runs = _runs(definition, self._n, ELEMENTS_MAX if self._single else BATCHES_MAX)
+        if self._single:
+            size = definition.element.nbytes or 1
+            self._prefetch = max(2, min(ELEMENTS_AHEAD, REQUEST_BYTES // size) // self._runs)
+        self._to_user = reader(definition.element, single=self._single, copy=self._copy)
+        self._host = host
+        return host
+
+    async def _next(self, host: Host) -> tuple[Column, ...]:
+        in_hand = self._requests and self._requests[0].rows_left
+        if not in_hand and not self._ask(host):
+            return await complete_get(host.get(self._ref, self._n, up_to=True))
+        # Out of the deque before the wait: the rows of a waiting step are not recalled from under it.
+        request = self._stepping = self._requests.popleft()
+        self._recall_rest = False
         if not request.waiter.is_set:
             request.promote()
         try:
-            columns = await complete_get(request)
+            columns = await complete_request(request, self._n)
         except BaseException:
             self._give_back(0)
             raise
-        with suppress(AioflowError):  # these rows are handed over; the next step meets what is wrong
-            self._ask(host, ref)
+        finally:
+            self._stepping = None
+        if request.rows_left:
+            self._requests.appendleft(request)
+        if self._recall_rest or self._ended:
+            self._give_back(0)
+        elif not request.rows_left:
+            self._refill(host)
         return columns
 
-    def _ask(self, host: Host, ref: QueueRef) -> bool:
+    def _refill(self, host: Host) -> None:
+        with suppress(AioflowError):  # the step has its rows; the next one meets what is wrong
+            self._ask(host)
+
+    def _ask(self, host: Host) -> bool:
         """Keep requests ahead under way; say whether there are any."""
         while len(self._requests) < self._prefetch:
-            request = host.ask(ref, self._n, self._on_recall)
+            request = host.ask(self._ref, self._n, self._runs, self._on_recall)
             if request is None:
                 return False
             self._requests.append(request)
         return bool(self._requests)
 
     def _recalled(self, request: Request) -> None:
-        if request in self._requests:
+        if request is self._stepping:
+            self._recall_rest = True  # what is behind it has to wait for it, to go back in order
+        elif request in self._requests and not (self._stepping and self._recall_rest):
             self._give_back(self._requests.index(request))
 
     def _give_back(self, first: int) -> None:
@@ -150,3 +204,14 @@ class Batches:
     def _leave(self) -> None:
         self._ended = True
         self._give_back(0)
+
+
+def _runs(definition: QueueDefinition, count: int, runs_max: int) -> int:
+    """How many times `count` elements one request may bring; 1 where elements vary, since padding is by the batch."""
+    size = definition.element.nbytes
+    if size is None:
+        return 1
+    elements = min(REQUEST_BYTES, definition.bytes_max // SHARE) // max(1, size)
+    if definition.capacity > 0:
+        elements = min(elements, definition.capacity // SHARE)
+    return min(runs_max, max(1, elements // count))

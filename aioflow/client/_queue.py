@@ -198,7 +198,8 @@ class Queue:
         Args:
             n: Elements in a batch.
             drop_remainder: Whether to drop a last batch that is shorter.
-            prefetch: How many batches to ask for ahead of need; not used where the queue is in this process.
+            prefetch: How many requests to keep ahead of need, each for as many batches as have about 1 MB together, at
+                most 8, and at most a quarter of the capacity; 0 for none. Not used where the queue is in this process.
             copy: Whether each batch is private, writable memory instead of a possibly read-only view.
 
         Raises:

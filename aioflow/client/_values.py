@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,31 +10,46 @@ import numpy as np
 from aioflow.specs import Strings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioflow.specs import Column, ElementSpec
 
-__all__ = ["to_user"]
+__all__ = ["reader", "to_user"]
 
 
 def to_user(columns: tuple[Column, ...], element: ElementSpec, *, single: bool, copy: bool = False) -> Any:
     """Return columns as a batch or, with `single`, their only row as an element; `copy` makes memory private."""
-    values = (
-        _value(column, spec.dtype, single=single, copy=copy)
-        for column, spec in zip(columns, element.components, strict=True)
-    )
-    return element.join(tuple(values))
+    return reader(element, single=single, copy=copy)(columns)
 
 
-def _value(column: Column, dtype: str, *, single: bool, copy: bool) -> Any:
+def reader(element: ElementSpec, *, single: bool, copy: bool = False) -> Callable[[tuple[Column, ...]], Any]:
+    """Return `to_user` with everything but the columns chosen, for use again and again."""
+    dtypes = [component.dtype for component in element.components]
+    read = _read_row if single else partial(_read_batch, copy=copy)
+    if len(dtypes) == 1 and element.names is None:
+        dtype = dtypes[0]
+        return lambda columns: read(columns[0], dtype)
+    if element.names is not None:
+        return lambda columns: element.join(tuple(map(read, columns, dtypes)))
+    return lambda columns: tuple(map(read, columns, dtypes))
+
+
+def _read_row(column: Column, dtype: str) -> Any:
     if isinstance(column, Strings):
-        decoded = column.decode(dtype)
-        return decoded[0] if single else decoded
-    value = column[0] if single else column
-    if not isinstance(value, np.ndarray):
-        return value  # a NumPy scalar
-    if value.base is None:
-        return value  # gathered for this call alone
+        return column.decode(dtype)[0]
+    value = column[0]
+    if isinstance(value, np.ndarray):  # else it is a NumPy scalar
+        value.flags.writeable = False  # a view of the column
+    return value
+
+
+def _read_batch(column: Column, dtype: str, *, copy: bool) -> Any:
+    if isinstance(column, Strings):
+        return column.decode(dtype)
+    if column.base is None:
+        return column  # gathered for this call alone
     if copy:
-        return value.copy()
-    value = value.view()
+        return column.copy()
+    value = column.view()
     value.flags.writeable = False
     return value

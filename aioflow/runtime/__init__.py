@@ -5,10 +5,19 @@ in this process, and `aioflow.cluster` has the one behind a connection.
 """
 
 from aioflow.runtime._background import Background
-from aioflow.runtime._cancellation import begin_call, finish, give_turn
+from aioflow.runtime._cancellation import begin_call, finish, give_turn, is_turn_due
 from aioflow.runtime._config import GPUOptions, SessionConfig
 from aioflow.runtime._embedded import EmbeddedHost
-from aioflow.runtime._host import Call, Host, Request, Withdrawn, complete, complete_get, complete_put
+from aioflow.runtime._host import (
+    Call,
+    Host,
+    Request,
+    Withdrawn,
+    complete,
+    complete_get,
+    complete_put,
+    complete_request,
+)
 from aioflow.runtime._timer import Timer
 from aioflow.runtime._waiter import Waiter, on_asyncio
 
@@ -27,7 +36,9 @@ __all__ = [
     "complete",
     "complete_get",
     "complete_put",
+    "complete_request",
     "finish",
     "give_turn",
+    "is_turn_due",
     "on_asyncio",
 ]

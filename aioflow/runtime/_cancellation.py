@@ -11,7 +11,6 @@ import asyncio
 import threading
 import time
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import anyio.lowlevel
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from aioflow.runtime._waiter import Waiter
 
-__all__ = ["await_outcome", "begin_call", "finish", "give_turn", "owe_cancellation"]
+__all__ = ["await_outcome", "begin_call", "finish", "give_turn", "is_turn_due", "owe_cancellation"]
 
 # A call that need not wait gives other tasks a turn this often: long against a loop turn (3 µs), short for a person.
 YIELD_EVERY_S = 100e-6
@@ -30,9 +29,14 @@ YIELD_EVERY_S = 100e-6
 # How long a cancelled put may wait for the answer to its withdrawal before the cancellation goes on.
 WITHDRAWAL_S = 1.0
 
-_turns = threading.local()
+
+class _Turns(threading.local):
+    next = 0.0
+
+
+_turns = _Turns()
 # Task to the arguments of the cancellation: anyio knows its own by them.
-_owed: WeakKeyDictionary[asyncio.Task[Any], tuple[Any, ...]] = WeakKeyDictionary()
+_owed: dict[asyncio.Task[Any], tuple[Any, ...]] = {}
 
 
 def owe_cancellation(cancelled: BaseException) -> None:
@@ -41,6 +45,15 @@ def owe_cancellation(cancelled: BaseException) -> None:
         task = asyncio.current_task()
         if task is not None:
             _owed[task] = cancelled.args
+            task.add_done_callback(lambda task: _owed.pop(task, None))
+
+
+def is_turn_due() -> bool:
+    """Whether a call that need not wait must still begin and give turns as others do: seldom, so that it may be quick.
+
+    Otherwise it may do its work as a plain function does. A cancellation that trio holds is met after 100 µs at most.
+    """
+    return bool(_owed) or time.monotonic() >= _turns.next
 
 
 async def give_turn() -> None:
@@ -48,8 +61,7 @@ async def give_turn() -> None:
 
     Called after an operation was issued, as a part of its wait: calls take effect in the order in which they were made.
     """
-    now = time.monotonic()
-    if now >= getattr(_turns, "next", 0.0):
+    if time.monotonic() >= _turns.next:
         await anyio.lowlevel.checkpoint()
         _turns.next = time.monotonic() + YIELD_EVERY_S
 

@@ -126,7 +126,7 @@ class EmbeddedHost:
         queue = self._attach(ref)
         return self._track(queue, queue.machine.dequeue(count, up_to=up_to))
 
-    def ask(self, ref: QueueRef, count: int, on_recall: Callable[[Request], None]) -> None:
+    def ask(self, ref: QueueRef, count: int, runs: int, on_recall: Callable[[Request], None]) -> None:
         """Ask for nothing ahead: the queue is here."""
 
     def close_queue(self, ref: QueueRef, *, cancel_pending: bool) -> _Call:

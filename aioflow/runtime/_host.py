@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aioflow.runtime._waiter import Waiter
     from aioflow.specs import Column
 
-__all__ = ["Call", "Host", "Request", "Withdrawn", "complete", "complete_get", "complete_put"]
+__all__ = ["Call", "Host", "Request", "Withdrawn", "complete", "complete_get", "complete_put", "complete_request"]
 
 
 class Withdrawn(AioflowError):
@@ -57,10 +57,27 @@ class Call(Protocol):
 
 
 class Request(Call, Protocol):
-    """A request ahead; what it holds can be recalled."""
+    """A request ahead; what it holds can be recalled.
+
+    A host that reconnects asks again by itself: rows that have come and were not handed over are gone then, and
+    `waiter` is another one, which is not set. So look at both anew each time.
+
+    Attributes:
+        rows_left: Rows that have come and were not handed over; 0 while it waits, and when it has ended.
+    """
+
+    rows_left: int
+
+    def take(self, count: int) -> tuple[Column, ...]:
+        """Hand over the next `count` rows, at most `rows_left`: acknowledge and return them. The last ends the request.
+
+        Raises:
+            AioflowError: The session is over: what was not handed over is the queue's again.
+        """
+        ...
 
     def promote(self) -> None:
-        """Make it a get: somebody waits now."""
+        """Make it a get of one run: somebody waits now. One that has its rows, or is a get, stays as it is."""
         ...
 
 
@@ -97,12 +114,13 @@ class Host(Protocol):
         """Dequeue rows."""
         ...
 
-    def ask(self, ref: QueueRef, count: int, on_recall: Callable[[Request], None]) -> Request | None:
+    def ask(self, ref: QueueRef, count: int, runs: int, on_recall: Callable[[Request], None]) -> Request | None:
         """Request rows ahead; None where that saves nothing.
 
         Args:
             ref: Which queue.
             count: How many rows.
+            runs: How many times as many may come, if they are there.
             on_recall: Called when the queue wants back what the request holds and nobody has acknowledged.
         """
         ...
@@ -143,14 +161,32 @@ class Host(Protocol):
 async def complete_get(call: Call) -> tuple[Column, ...]:
     """Wait for rows and acknowledge them; however else this ends, they go back."""
     try:
-        await call.waiter.wait()
-        await give_turn()
+        await _settle(call)
         columns = call.columns()
     except BaseException:
         call.withdraw()
         raise
     call.acknowledge()
     return columns
+
+
+async def complete_request(request: Request, count: int) -> tuple[Column, ...]:
+    """Wait for rows and hand over the next `count`, or what there is; however else this ends, all goes back."""
+    try:
+        await _settle(request)
+        return request.take(min(count, request.rows_left))
+    except BaseException:
+        request.withdraw()
+        raise
+
+
+async def _settle(call: Call) -> None:
+    """Wait for an answer that is still there after others had their turn: a reconnect takes back what had come."""
+    while True:
+        await call.waiter.wait()
+        await give_turn()
+        if call.waiter.is_set:
+            return
 
 
 async def complete_put(call: Call) -> None:

@@ -47,13 +47,20 @@ class FakeCall:
         self.waiter: Waiter[Any] = Waiter()
         self.what = what
         self.rows: list[int] = []
+        self.rows_left = 0
         self.on_recall = on_recall
         self._host = host
 
     def answer(self, *rows: int) -> None:
         """Succeed, with rows where it is a get."""
         self.rows = list(rows)
+        self.rows_left = len(rows)
         self.waiter.resolve(None)
+
+    def lose(self) -> None:
+        """Lose the rows, and ask again, as a host does when it has reconnected."""
+        self.rows_left = 0
+        self.waiter = Waiter()
 
     def recall(self) -> None:
         """Want back what the request holds."""
@@ -68,8 +75,18 @@ class FakeCall:
         """Note it."""
         self._host.log.append(f"acknowledge {self.what}")
 
+    def take(self, count: int) -> tuple[Column, ...]:
+        """Note it, and hand over rows."""
+        assert 0 < count <= self.rows_left
+        start = len(self.rows) - self.rows_left
+        self.rows_left -= count
+        rows = self.rows[start : start + count]
+        self._host.log.append(f"take {rows} of {self.what}")
+        return (np.array(rows, np.int64),)
+
     def withdraw(self) -> None:
         """Note it, and end what waits."""
+        self.rows_left = 0
         self._host.log.append(f"withdraw {self.what}")
         if self._host.answers_withdrawals:
             self.waiter.fail(Withdrawn(0))
@@ -90,6 +107,7 @@ class FakeHost:
         self.answers_withdrawals = True
         self.error: Exception | None = None
         self._asks = 0
+        self.asked = (0, 0)
 
     async def open(self) -> None:
         """Do nothing."""
@@ -109,9 +127,10 @@ class FakeHost:
         """Start a get."""
         return self._call(f"get {count}")
 
-    def ask(self, ref: QueueRef, count: int, on_recall: Callable[[Request], None]) -> FakeCall:
+    def ask(self, ref: QueueRef, count: int, runs: int, on_recall: Callable[[Request], None]) -> FakeCall:
         """Start a request ahead."""
         self._asks += 1
+        self.asked = (count, runs)
         return self._call(f"ask {self._asks}", on_recall)
 
     def close_queue(self, ref: QueueRef, *, cancel_pending: bool) -> FakeCall:

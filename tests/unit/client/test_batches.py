@@ -24,11 +24,11 @@ async def answered(queue: Any, number: int, *rows: int) -> None:
         queue.host.calls[number].answer(*rows)
 
 
-async def step(queue: Any, batches: Any, number: int, *rows: int) -> list[int]:
+async def step(queue: Any, batches: Any, number: int, *rows: int) -> Any:
     """Take a step for which the call of this number is answered."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(answered, queue, number, *rows)
-        batch: list[int] = (await anext(batches)).tolist()
+        batch: Any = (await anext(batches)).tolist()
     return batch
 
 
@@ -36,10 +36,10 @@ async def test_requests_ahead_are_kept_under_way(fake_queue: Any) -> None:
     """A step takes the oldest request, promoted while it waits, acknowledges it and then asks for another."""
     batches = fake_queue.batches(3, prefetch=2)
     assert await step(fake_queue, batches, 0, 1, 2, 3) == [1, 2, 3]
-    assert fake_queue.host.log == ["ask 1", "ask 2", "promote ask 1", "acknowledge ask 1", "ask 3"]
+    assert fake_queue.host.log == ["ask 1", "ask 2", "promote ask 1", "take [1, 2, 3] of ask 1", "ask 3"]
     fake_queue.host.calls[1].answer(4, 5, 6)
     assert (await anext(batches)).tolist() == [4, 5, 6]
-    assert fake_queue.host.log[5:] == ["acknowledge ask 2", "ask 4"]
+    assert fake_queue.host.log[5:] == ["take [4, 5, 6] of ask 2", "ask 4"]
 
 
 async def test_without_prefetch_it_only_gets(fake_queue: Any) -> None:
@@ -92,7 +92,7 @@ async def test_a_recall_gives_back_from_there_on(fake_queue: Any) -> None:
     fake_queue.host.calls[2].recall()
     assert len(fake_queue.host.log) == 2
     assert (await anext(batches)).tolist() == [2]
-    assert fake_queue.host.log[2:] == ["ask 5", "ask 6", "acknowledge ask 2", "ask 7"]
+    assert fake_queue.host.log[2:] == ["take [2] of ask 2", "ask 5", "ask 6", "ask 7"]
 
 
 async def test_a_recall_does_not_take_from_a_waiting_step(fake_queue: Any) -> None:
@@ -164,3 +164,134 @@ async def test_a_batch_in_hand_is_not_lost_to_the_next_request(fake_queue: Any) 
         assert (await anext(batches)).tolist() == [3]
     with pytest.raises(ConnectionLost):
         await anext(batches)
+
+
+# Requests for runs
+
+
+async def test_a_delivery_of_runs_is_handed_over_run_by_run(fake_queue: Any) -> None:
+    """Each step takes a batch of it; the next request goes when the last batch is taken, which may be short."""
+    batches = fake_queue.batches(2, prefetch=1)
+    assert await step(fake_queue, batches, 0, 1, 2, 3, 4, 5) == [1, 2]
+    assert fake_queue.host.asked == (2, 8)
+    assert (await anext(batches)).tolist() == [3, 4]
+    assert fake_queue.host.log[-1] == "take [3, 4] of ask 1"
+    assert (await anext(batches)).tolist() == [5]
+    assert fake_queue.host.log[-2:] == ["take [5] of ask 1", "ask 2"]
+
+
+async def test_elements_of_a_delivery(fake_queue: Any) -> None:
+    """Iteration takes single elements from deliveries of many, with two requests under way."""
+    elements = aiter(fake_queue)
+    assert await step(fake_queue, elements, 0, 7, 8, 9) == 7
+    assert [int(await anext(elements)) for _ in range(2)] == [8, 9]
+    assert fake_queue.host.asked == (1, 250)
+    assert fake_queue.host.log[:2] == ["ask 1", "ask 2"]
+    assert fake_queue.host.log[-2:] == ["take [9] of ask 1", "ask 3"]
+
+
+@pytest.mark.parametrize(
+    ("queue", "asked", "requests"),
+    [
+        pytest.param(flow.FIFOQueue(4, "int64", ()), (1, 1), 16, id="small capacity"),
+        pytest.param(flow.FIFOQueue(16, "int64", ()), (1, 4), 4, id="a quarter"),
+        pytest.param(flow.FIFOQueue(-1, "int64", (), capacity_bytes=10_000), (1, 312), 2, id="a quarter in bytes"),
+        pytest.param(flow.FIFOQueue(-1, "int64", (), capacity_bytes=10**8), (1, 512), 2, id="small"),
+        pytest.param(flow.FIFOQueue(1000, "uint8", (224, 224, 3)), (1, 6), 2, id="large"),
+        pytest.param(flow.FIFOQueue(1000, "float32", (1000, 1000)), (1, 1), 2, id="huge"),
+        pytest.param(flow.FIFOQueue(1000, "str", ()), (1, 1), 16, id="strings"),
+        pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]]), (1, 1), 16, id="padded"),
+        pytest.param(flow.FIFOQueue(1000, "int64"), (1, 1), 16, id="any shape"),
+    ],
+)
+async def test_how_much_is_asked_for(fake_queue: Any, queue: Any, asked: tuple[int, int], requests: int) -> None:
+    """A request brings about a megabyte at most, a quarter of the capacity, and one by one what varies."""
+    fake_queue._definition = queue.definition
+    elements = aiter(fake_queue)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anext, elements)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert fake_queue.host.asked == asked
+    assert sum(entry.startswith("ask") for entry in fake_queue.host.log) == requests
+
+
+async def test_a_recall_gives_back_what_is_left_of_a_delivery(fake_queue: Any) -> None:
+    """Rows that were handed over are gone; the rest goes back before what came after it."""
+    batches = fake_queue.batches(1, prefetch=2)
+    await step(fake_queue, batches, 0, 1, 2, 3)
+    fake_queue.host.calls[1].answer(4, 5)
+    fake_queue.host.calls[0].recall()
+    assert fake_queue.host.log[-2:] == ["withdraw ask 1", "withdraw ask 2"]
+    assert await step(fake_queue, batches, 2, 2) == [2]
+
+
+async def test_a_recall_under_a_step_waits_for_it(fake_queue: Any) -> None:
+    """The step has its batch; the rest of that delivery goes back first, and then what came after it."""
+    batches = fake_queue.batches(1, prefetch=2)
+
+    async def recall() -> None:
+        fake_queue.host.calls[0].answer(1, 2, 3)
+        fake_queue.host.calls[1].answer(4, 5)
+        fake_queue.host.calls[0].recall()
+        fake_queue.host.calls[1].recall()
+
+    with anyio.fail_after(TEST_S):
+        async with anyio.create_task_group() as tasks:
+
+            async def take() -> None:
+                assert (await anext(batches)).tolist() == [1]
+
+            tasks.start_soon(take)
+            await anyio.wait_all_tasks_blocked()
+            await recall()
+    assert fake_queue.host.log[-3:] == ["take [1] of ask 1", "withdraw ask 1", "withdraw ask 2"]
+    assert await step(fake_queue, batches, 2, 2) == [2]
+
+
+async def test_rows_that_a_reconnect_took_back(fake_queue: Any) -> None:
+    """A request that lost its rows is waited for again, between steps and under one."""
+    batches = fake_queue.batches(1, prefetch=1)
+    await step(fake_queue, batches, 0, 1, 2)
+    fake_queue.host.calls[0].lose()
+    got = []
+
+    async def take() -> None:
+        got.append((await anext(batches)).tolist())
+
+    with anyio.fail_after(TEST_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            await anyio.wait_all_tasks_blocked()
+            fake_queue.host.calls[0].answer(2)
+            fake_queue.host.calls[0].lose()
+            await anyio.wait_all_tasks_blocked()
+            assert not got
+            fake_queue.host.calls[0].answer(2, 3)
+    assert got == [[2]]
+    assert fake_queue.host.log[-2:] == ["promote ask 1", "take [2] of ask 1"]
+
+
+async def test_a_step_of_an_ended_session_gives_back(fake_queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in hand of a session that is over are not handed over: the step raises why."""
+    batches = fake_queue.batches(1, prefetch=2)
+    await step(fake_queue, batches, 0, 1, 2)
+
+    def take(_: int) -> None:
+        raise ConnectionLost("gone")
+
+    monkeypatch.setattr(fake_queue.host.calls[0], "take", take)
+    with pytest.raises(ConnectionLost):
+        await anext(batches)
+    assert fake_queue.host.log[-1] == "withdraw ask 2"
+    assert "withdraw ask 1" in fake_queue.host.log
+
+
+async def test_iteration_gives_others_a_turn(fake_queue: Any) -> None:
+    """A loop over rows in hand lets other tasks run, and meets its cancellation."""
+    elements = aiter(fake_queue)
+    await step(fake_queue, elements, 0, *range(200_000))
+    with anyio.move_on_after(0.01) as scope:
+        while True:
+            await anext(elements)
+    assert scope.cancelled_caught
