@@ -48,7 +48,7 @@ TRACEBACK_CHARS = 8192
 class _Call:
     """A request under way."""
 
-    __slots__ = ("_columns", "_host", "id", "is_get", "on_recall", "waiter")
+    __slots__ = ("_columns", "_host", "id", "is_get", "on_recall", "rows_left", "waiter")
 
     def __init__(
         self, host: RemoteHost, request: int, on_recall: Callable[[Request], None] | None, *, get: bool
@@ -57,12 +57,14 @@ class _Call:
         self.id = request
         self.is_get = get
         self.on_recall = on_recall
+        self.rows_left = 0
         self._columns: tuple[Column, ...] = ()
         self._host = host
 
     def answer(self, value: Any) -> None:
         if self.is_get:
             self._columns = value
+            self.rows_left = value[0].shape[0]
         self.waiter.resolve(value)
 
     def columns(self) -> tuple[Column, ...]:
@@ -72,7 +74,15 @@ class _Call:
     def acknowledge(self) -> None:
         self._host.acknowledge(self)
 
+    def take(self, count: int) -> tuple[Column, ...]:
+        columns = self.columns()
+        assert count == self.rows_left
+        self.rows_left = 0
+        self.acknowledge()
+        return columns
+
     def withdraw(self) -> None:
+        self.rows_left = 0
         self._host.withdraw(self)
 
     def promote(self) -> None:
@@ -151,7 +161,7 @@ class RemoteHost:
         """Dequeue rows."""
         return self._request(ref, lambda request, queue: m.Get(request, queue, count, up_to), get=True)
 
-    def ask(self, ref: QueueRef, count: int, on_recall: Callable[[Request], None]) -> _Call:
+    def ask(self, ref: QueueRef, count: int, runs: int, on_recall: Callable[[Request], None]) -> _Call:  # noqa: ARG002
         """Request rows ahead."""
         return self._request(ref, lambda request, queue: m.Ask(request, queue, count), get=True, on_recall=on_recall)
 
