@@ -239,7 +239,9 @@ class Queue:
     # Producers
 
     def writer(self, batch: int = 64, *, batch_bytes: int = 1 << 20, delay_s: float = 0.002) -> Writer:
-        """Group single elements into `enqueue_many`; use as `async with q.writer() as w: await w.write(element)`.
+        """Group elements into `enqueue_many`; use as `async with q.writer() as w: await w.write(element)`.
+
+        `w.write_many(columns)` takes several, as `enqueue_many` does, and does not wait until they are accepted.
 
         A write is buffered, not accepted; errors of a flush surface at the next write or at the exit, and the exit
         flushes. A cancelled or failed exit flushes within 1 s and notes on the exception how many elements did not go.

@@ -1,4 +1,4 @@
-"""A writer groups single elements into `enqueue_many`."""
+"""A writer groups elements into `enqueue_many`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
+from aioflow.client._block import Block
 from aioflow.errors import AioflowError, SessionError, SpecMismatch
 from aioflow.queues import Segment
-from aioflow.runtime import Background, begin_call, complete_put, finish, give_turn
+from aioflow.runtime import Background, begin_call, complete_put, finish, give_turn, is_turn_due
 from aioflow.specs import join_columns
 
 if TYPE_CHECKING:
@@ -43,13 +44,17 @@ class Writer:
         self._batch = batch
         self._batch_bytes = batch_bytes
         self._delay_s = delay_s
+        # What is buffered: segments, and behind them the block, where elements have one size and the writer is open.
         self._segments: list[Segment] = []
+        self._block: Block | None = None
+        self._rows = 0
         self._bytes = 0
         self._calls: deque[tuple[Call, int]] = deque()
         self._error: BaseException | None = None
         self._refused = 0  # elements of groups that failed, beside `_error`
         self._is_open = False
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
+        self._is_late = False  # whether what is buffered will be sent by `_send_late`
         self._written = anyio.Event()
 
     async def __aenter__(self) -> Self:
@@ -60,6 +65,10 @@ class Writer:
         group = await self._background.start()
         group.start_soon(self._send_late)
         self._forget = session.flush_at_close(self._flush_kept)
+        definition = self._ref.definition
+        if (row_bytes := definition.element.nbytes) is not None:
+            rows_max = min(self._batch, -(-self._batch_bytes // max(1, row_bytes)))
+            self._block = Block(definition, row_bytes, rows_max)
         self._is_open = True
         return self
 
@@ -69,6 +78,8 @@ class Writer:
         """Flush; after an exception within a bound, with a note of how many elements did not go."""
         self._forget()
         self._is_open = False
+        self._end_block()
+        self._block = None
         try:
             await self._background.stop()
             if error is None:
@@ -88,20 +99,24 @@ class Writer:
             SessionError: The writer was not entered, or was left: use `async with queue.writer() as w`.
             QueueClosed: An earlier group found the queue closed; its elements were not accepted.
         """
-        await begin_call()
-        if not self._is_open:
-            raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
-        segment = self._queue._convert(element, many=False)  # noqa: SLF001
-        await give_turn()
-        if len(self._calls) >= GROUPS_MAX:
-            await self._await_calls(GROUPS_MAX - 1)
-        self._raise_kept()
-        self._segments.append(segment)
-        self._bytes += segment.nbytes(slice(0, 1))
-        if len(self._segments) >= self._batch or self._bytes >= self._batch_bytes:
-            self._send()
+        block = self._block
+        if (
+            block is not None
+            and self._error is None
+            and len(self._calls) < GROUPS_MAX
+            and not is_turn_due()
+            and block.add(element)
+        ):
+            self._count(1, block.row_bytes)
         else:
-            self._written.set()
+            await self._write(element, many=False)
+
+    async def write_many(self, columns: Any) -> None:
+        """Buffer k elements: each component with a leading dimension k, as `enqueue_many` takes them.
+
+        They are grouped like single elements, and are not split. Waits and raises as `write`.
+        """
+        await self._write(columns, many=True)
 
     async def flush(self) -> None:
         """Send what is buffered and wait until it is accepted; raises what went wrong with any of it."""
@@ -109,13 +124,48 @@ class Writer:
         await self._await_calls(0)
         self._raise_kept()
 
+    async def _write(self, value: Any, *, many: bool) -> None:
+        await begin_call()
+        if not self._is_open:
+            raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
+        segment = self._queue._convert(value, many=many)  # noqa: SLF001
+        await give_turn()
+        if len(self._calls) >= GROUPS_MAX:
+            await self._await_calls(GROUPS_MAX - 1)
+        self._raise_kept()
+        if self._block is not None and not many:
+            self._block.add_row(segment.columns)
+        elif segment.rows:
+            self._end_block()
+            self._segments.append(segment)
+        self._count(segment.rows, segment.nbytes(slice(0, segment.rows)))
+
+    def _count(self, rows: int, nbytes: int) -> None:
+        """Count what was buffered just now, and send if it is enough."""
+        self._rows += rows
+        self._bytes += nbytes
+        if self._rows >= self._batch or self._bytes >= self._batch_bytes:
+            self._send()
+        elif not self._is_late:
+            self._is_late = True
+            self._written.set()
+        if self._block is not None and self._block.count == self._block.room:
+            self._end_block()
+
+    def _end_block(self) -> None:
+        if self._block is not None and self._block.count:
+            self._segments.append(self._block.take())
+
     def _send(self) -> None:
         """Start to enqueue what is buffered: one group for each run of elements of the same shape."""
+        self._end_block()
         while self._segments:
             shapes = _shapes(self._segments[0])
             group = list(itertools.takewhile(lambda segment: _shapes(segment) == shapes, self._segments))  # noqa: B023
-            self._calls.append((self._host.put(self._ref, _join(group)), len(group)))
+            joined = _join(group)
+            self._calls.append((self._host.put(self._ref, joined), joined.rows))
             del self._segments[: len(group)]
+            self._rows -= joined.rows
         self._bytes = 0
 
     async def _await_calls(self, left: int) -> None:
@@ -134,6 +184,7 @@ class Writer:
             await self._written.wait()
             await anyio.sleep(self._delay_s)
             self._written = anyio.Event()
+            self._is_late = False
             await self._await_calls(GROUPS_MAX - 1)
             await self._flush_kept()
 
@@ -148,7 +199,7 @@ class Writer:
     async def _flush_bounded(self, error: BaseException) -> None:
         with anyio.move_on_after(EXIT_S):
             await self._flush_kept()
-        left = self._refused + len(self._segments) + sum(count for _, count in self._calls)
+        left = self._refused + self._rows + sum(count for _, count in self._calls)
         with anyio.move_on_after(EXIT_S):
             while self._calls:
                 call, count = self._calls.popleft()

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import numpy as np
 import pytest
 
 import aioflow as flow
@@ -131,6 +132,113 @@ async def test_a_cancelled_exit_notes_the_number(fake_queue: Any, monkeypatch: p
     assert len(notes) == 1
     assert "1 elements" in notes[0]
     assert fake_queue.host.log[-1] == "withdraw put [2]"
+
+
+async def test_chunks_are_grouped(fake_queue: Any) -> None:
+    """`write_many` buffers rows in order with single elements, and a group goes when it has its count or its bytes."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(answer_all, fake_queue)
+        async with fake_queue.writer(batch=4, delay_s=60) as writer:
+            await writer.write(1)
+            await writer.write_many([2, 3])
+            await writer.write_many([])
+            await writer.write(4)
+            await writer.write_many([5, 6, 7, 8, 9])
+            await writer.write_many([10])
+        async with fake_queue.writer(batch=100, batch_bytes=24, delay_s=60) as writer:
+            await writer.write_many([1, 2])
+            await writer.write_many([3, 4])
+            await writer.write_many([5])
+        tasks.cancel_scope.cancel()
+    assert fake_queue.host.log == [
+        "put [1, 2, 3, 4]",
+        "put [5, 6, 7, 8, 9]",
+        "put [10]",
+        "put [1, 2, 3, 4]",
+        "put [5]",
+    ]
+
+
+async def test_a_chunk_that_does_not_fit(fake_queue: Any) -> None:
+    """`write_many` refuses what `enqueue_many` refuses, and nothing of it is buffered."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(answer_all, fake_queue)
+        async with fake_queue.writer(delay_s=60) as writer:
+            for wrong in (7, [[1]], ["a"], [0.5]):
+                with pytest.raises(SpecMismatch):
+                    await writer.write_many(wrong)
+            await writer.write(1)
+        with pytest.raises(flow.SessionError):
+            await writer.write_many([1])
+        tasks.cancel_scope.cancel()
+    assert fake_queue.host.log == ["put [1]"]
+
+
+async def test_the_note_counts_rows(fake_queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What did not go is counted in elements, whether they came one by one or in chunks."""
+    monkeypatch.setattr(_writer, "EXIT_S", 0.01)
+    with anyio.fail_after(TEST_S), pytest.raises(ZeroDivisionError) as caught:
+        async with fake_queue.writer(batch=3, delay_s=60) as writer:
+            await writer.write_many([1, 2, 3, 4])
+            await writer.write_many([5, 6])
+            raise ZeroDivisionError
+    assert "6 elements of the writer on 'fake' were not accepted" in caught.value.__notes__[0]
+
+
+async def test_what_was_written_is_sent_after_a_while(fake_queue: Any) -> None:
+    """Also the second time: what was written meanwhile is not forgotten."""
+    with anyio.fail_after(TEST_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answer_all, fake_queue)
+            async with fake_queue.writer(batch=100, delay_s=0.001) as writer:
+                for i in range(1, 4):
+                    await writer.write(i)
+                    while len(fake_queue.host.log) < i:
+                        await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["FIFOQueue", "PriorityQueue"])
+async def test_elements_come_out_as_they_went_in(kind: str) -> None:
+    """Whatever way an element takes through a writer: exact arrays, those to convert, and rows in chunks."""
+    shapes: Any = [[3], []]
+    queue: Any = (
+        flow.FIFOQueue(1000, ["float32", "int8"], shapes, names=["x", "y"])
+        if kind == "FIFOQueue"
+        else flow.PriorityQueue(1000, ["float32", "int8"], shapes, names=["priority", "x", "y"])
+    )
+    reused = np.zeros(3, np.float32)
+    values: list[Any] = [reused, np.ones((3, 2), np.float32)[:, 0], np.full(3, 2.0), [3, 3, 3], reused]
+
+    def element(value: Any, number: Any) -> dict[str, Any]:
+        priority = {"priority": number} if kind == "PriorityQueue" else {}
+        return {**priority, "x": value, "y": number}
+
+    async with flow.Session(), queue.writer(delay_s=60) as writer:
+        for number, value in enumerate(values):
+            reused[:] = number
+            await writer.write(element(value, number if number % 2 else np.int8(number)))
+        for wrong in (300, -129, 0.5, True + 0.0, None, "a"):
+            with pytest.raises(SpecMismatch):
+                await writer.write(element(reused, wrong))
+        with pytest.raises(SpecMismatch):
+            await writer.write((reused, 1))
+        await writer.write_many(element([[5, 5, 5], [6, 6, 6]], [5, 6]))
+        await writer.flush()
+        got = await queue.dequeue_many(7)
+    assert got["y"].tolist() == list(range(7))
+    assert got["x"].tolist() == [[x] * 3 for x in (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)]
+
+
+@pytest.mark.parametrize(("size", "batch_bytes"), [(1 << 18, 1 << 20), (1 << 18, 3 << 20), (3 << 20, 1 << 20)])
+async def test_large_elements(size: int, batch_bytes: int) -> None:
+    """Groups above and below what a writer allocates at once, and elements larger than it."""
+    queue = flow.FIFOQueue(100, "uint8", (size,))
+    async with flow.Session(), queue.writer(batch_bytes=batch_bytes, delay_s=60) as writer:
+        for i in range(14):
+            await writer.write(np.full(size, i, np.uint8))
+        await writer.flush()
+        assert [int((await queue.dequeue())[-1]) for _ in range(14)] == list(range(14))
 
 
 @pytest.mark.parametrize("place", ["embedded", "inproc"])

@@ -1,0 +1,95 @@
+"""Single elements gathered in columns as they are written: one copy each, where they are numbers of fixed shapes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aioflow.errors import SpecMismatch
+from aioflow.queues import Segment
+from aioflow.specs import numpy_dtype
+
+if TYPE_CHECKING:
+    from aioflow.queues import QueueDefinition
+    from aioflow.specs import Array, Column
+
+__all__ = ["Block"]
+
+# What is allocated at once, but for one row that is larger.
+BLOCK_BYTES = 1 << 20
+
+# What stands for exactly a number of its kind, beside NumPy's own scalar; an int has to fit.
+_PYTHON_SCALARS: dict[str, type] = {"b": bool, "i": int, "u": int}
+
+
+class Block:
+    """Rows to come, of a queue whose elements have one size.
+
+    Attributes:
+        count: Rows in it.
+        room: How many it can hold.
+        row_bytes: Payload bytes of each.
+    """
+
+    def __init__(self, definition: QueueDefinition, row_bytes: int, rows_max: int) -> None:
+        """Allocate nothing yet."""
+        self.count = 0
+        self.room = min(rows_max, -(-BLOCK_BYTES // max(1, row_bytes)))
+        self.row_bytes = row_bytes
+        self._element = definition.element
+        self._is_named = definition.element.names is not None
+        self._prioritised = definition.kind == "PriorityQueue"
+        self._fits: list[tuple[np.dtype[Any], tuple[int | None, ...], tuple[type, ...]]] = []
+        for component in definition.element.components:
+            dtype = numpy_dtype(component.dtype)
+            python = float if dtype == np.float64 else _PYTHON_SCALARS.get(dtype.kind, dtype.type)
+            self._fits.append((dtype, component.shape or (), () if component.shape else (dtype.type, python)))
+        self._columns: list[Array] = []
+
+    def add(self, element: Any) -> bool:
+        """Copy in an element that has exactly the dtypes and shapes; say whether it has, for there is room."""
+        if type(element) is not tuple or self._is_named:
+            try:
+                element = self._element.split(element)
+            except SpecMismatch:
+                return False
+        row, columns = self.count, self._columns or self._allocate()
+        if len(element) != len(columns):
+            return False
+        for value, column, (dtype, shape, scalars) in zip(element, columns, self._fits, strict=True):
+            kind = type(value)
+            if kind is np.ndarray:
+                if value.dtype is not dtype or value.shape != shape:
+                    return False
+            elif kind not in scalars:
+                return False
+            try:
+                column[row] = value
+            except OverflowError:
+                return False
+        self.count = row + 1
+        return True
+
+    def add_row(self, columns: tuple[Column, ...]) -> None:
+        """Copy in columns of one row, for which there is room."""
+        for column, given in zip(self._columns or self._allocate(), columns, strict=True):
+            column[self.count : self.count + 1] = given
+        self.count += 1
+
+    def take(self) -> Segment:
+        """Return the rows, and begin anew; few rows are copied, so that they do not keep the memory of many."""
+        columns, count = self._columns, self.count
+        self.count = 0
+        if 2 * count < self.room:
+            columns = [column[:count].copy() for column in columns]
+        else:
+            self._columns = []
+        for column in columns:
+            column.flags.writeable = False
+        parts = tuple(column[:count] for column in columns)
+        return Segment(count, parts, self.row_bytes, parts[0] if self._prioritised else None)
+
+    def _allocate(self) -> list[Array]:
+        self._columns = [np.empty((self.room, *shape), dtype) for dtype, shape, _ in self._fits]  # type: ignore[arg-type]
+        return self._columns
