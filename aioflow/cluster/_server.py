@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 import secrets
-import time
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -17,7 +16,7 @@ from aioflow.cluster._codec import decode
 from aioflow.cluster._spec import ClusterSpec
 from aioflow.errors import PlacementError, RemoteProtocolError, SessionError
 from aioflow.resources import Resources
-from aioflow.runtime import Background, SessionConfig, Timer, finish
+from aioflow.runtime import Background, SessionConfig, Timer, finish, now
 from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ class Server:
 
     def received(self, peer: PeerId, frames: list[Frame]) -> None:
         """Handle one message of a peer."""
-        now = time.monotonic()
+        time = now()
         try:
             message, rest = decode(frames)
         except RemoteProtocolError as error:
@@ -171,13 +170,13 @@ class Server:
             logger.exception("a message of %s could not be read", self._connections[peer].peer)
             self._broker.refuse(peer, f"the server could not read a message: {error!r}")
         else:
-            self._broker.receive(peer, message, rest, now)
+            self._broker.receive(peer, message, rest, time)
         self._send()
 
     def lost(self, peer: PeerId) -> None:
         """Take out a peer that has gone."""
         self._connections.pop(peer, None)
-        self._broker.lost(peer, time.monotonic(), "its connection was lost")
+        self._broker.lost(peer, now(), "its connection was lost")
         self._send()
 
     def _expire(self, now: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from aioflow.errors import AioflowError, PlacementError, SessionClosed
 from aioflow.queues import Completed, Failed, Rows, gather
 from aioflow.resources import Resources
 from aioflow.runtime._background import Background
+from aioflow.runtime._clock import now
 from aioflow.runtime._host import Withdrawn
 from aioflow.runtime._timer import Timer
 from aioflow.runtime._waiter import Waiter
@@ -160,7 +160,7 @@ class EmbeddedHost:
     def join(self, ref: QueueRef, name: str, rejoin_s: float) -> _Call:
         """Register a producer."""
         queue = self._attach(ref, registers=True)
-        give_up = time.monotonic() + self.lost_s + 1
+        give_up = now() + self.lost_s + 1
         ticket = queue.join(_SESSION, name, rejoin_s=rejoin_s, give_up=give_up)
         self._timer.changed()
         return self._track(queue, ticket)
@@ -168,7 +168,7 @@ class EmbeddedHost:
     def leave(self, ref: QueueRef, name: str, lost: LostProducer | None) -> _Answer:
         """Take a producer out."""
         queue = self._attach(ref)
-        answer = _Answer(lambda: queue.leave(name, lost, time.monotonic()))
+        answer = _Answer(lambda: queue.leave(name, lost, now()))
         self._timer.changed()
         self.perform(queue)
         return answer

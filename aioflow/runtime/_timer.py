@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING
 
 import anyio
+
+from aioflow.runtime._clock import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ class Timer:
         """Run until cancelled."""
         while True:
             due = self._next_deadline()
-            with anyio.move_on_after(math.inf if due is None else max(0.0, due - time.monotonic())):
+            with anyio.move_on_after(math.inf if due is None else max(0.0, due - now())):
                 await self._event.wait()
             self._event = anyio.Event()
-            self._expire(time.monotonic())
+            self._expire(now())
