@@ -5,8 +5,11 @@
 Hypothesis strategies.
 """
 
+from aioflow.testing._faults import Decision, Faults, check_run, inject_faults, minimise
 from aioflow.testing._machine_suite import QueuePair, check_invariants
 from aioflow.testing._model import ModelElement, ModelOutcome, QueueModel, pad_batch
+from aioflow.testing._network import SimulatedNetwork
+from aioflow.testing._network_ends import EndHandler, SimulatedEnd, SimulatedNode
 from aioflow.testing._queue_suite import QUEUE_CHECKS, SHARED_QUEUE_CHECKS, OpenSession, check_queue
 from aioflow.testing._strategies import (
     component_values,
@@ -27,20 +30,29 @@ __all__ = [
     "QUEUE_CHECKS",
     "SHARED_QUEUE_CHECKS",
     "TRANSPORT_CHECKS",
+    "Decision",
+    "EndHandler",
+    "Faults",
     "ModelElement",
     "ModelOutcome",
     "OpenSession",
     "QueueModel",
     "QueuePair",
+    "SimulatedEnd",
+    "SimulatedNetwork",
+    "SimulatedNode",
     "check_invariants",
     "check_queue",
+    "check_run",
     "check_transport",
     "component_values",
     "dtypes",
     "element_specs",
     "element_values",
+    "inject_faults",
     "machine_definitions",
     "machine_elements",
+    "minimise",
     "operations",
     "pad_batch",
     "queue_definitions",
