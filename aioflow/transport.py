@@ -12,6 +12,8 @@ A transport moves lists of frames between two processes and knows nothing of wha
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,16 +21,18 @@ from aioflow.errors import ConnectFailed, TransportError
 from aioflow.names import address_scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
-__all__ = ["Beats", "Connection", "Frame", "Listener", "Receiver", "Transport", "find_transport"]
+__all__ = ["Beats", "Connection", "Frame", "Listener", "Receiver", "Transport", "find_transport", "use_transport"]
 
 Frame = bytes | memoryview
 
 # Read when this is imported: what is installed stands in files, and reading them later would block an event loop.
 _ENTRY_POINTS = entry_points(group="aioflow.transports")
+
+_used: ContextVar[Mapping[str, Transport]] = ContextVar("aioflow_transports", default={})  # noqa: B039 - never changed
 
 
 class Receiver(Protocol):
@@ -180,8 +184,20 @@ def find_transport(address: str) -> Transport:
         ConnectFailed: No installed distribution brings a transport for the scheme.
     """
     scheme = address_scheme(address)
+    if (used := _used.get().get(scheme)) is not None:
+        return used
     for entry_point in _ENTRY_POINTS.select(name=scheme):
         transport: Transport = entry_point.load()()
         return transport
     known = ", ".join(sorted({f"{entry_point.name}://" for entry_point in _ENTRY_POINTS}))
     raise ConnectFailed(f"no transport for {address!r}: the schemes that are installed here are {known or '(none)'}")
+
+
+@contextmanager
+def use_transport(scheme: str, transport: Transport) -> Generator[None]:
+    """Have a scheme's addresses served by a transport within a block, and in the tasks that are started in it."""
+    token = _used.set({**_used.get(), scheme: transport})
+    try:
+        yield
+    finally:
+        _used.reset(token)

@@ -77,7 +77,7 @@ class Session:
         self._closing = anyio.Lock()
         self._previous: Session | None = None
         self._home: tuple[int, Any] = (0, None)
-        self._flushes: set[Callable[[], Awaitable[None]]] = set()
+        self._flushes: dict[Callable[[], Awaitable[None]], None] = {}  # in order, so that a run can be repeated
 
     async def open(self) -> Self:
         """Open the session and make it current; waits up to `connect_s` for a server that is still starting.
@@ -158,8 +158,8 @@ class Session:
 
     def flush_at_close(self, flush: Callable[[], Awaitable[None]]) -> Callable[[], None]:
         """Have a writer flushed when the session closes; returns what takes it off again."""
-        self._flushes.add(flush)
-        return lambda: self._flushes.discard(flush)
+        self._flushes[flush] = None
+        return lambda: self._flushes.pop(flush, None)
 
     def _check_home(self) -> None:
         pid, loop = self._home

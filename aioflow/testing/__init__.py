@@ -1,6 +1,7 @@
 """What aioflow is tested with, for those who extend it or test pipelines of their own. Needs Hypothesis.
 
 `check_queue` and `check_transport` are the conformance suites: run them on a session or a transport of yours.
+`simulate` runs a program in virtual time on a network that a seed decides; `SimulatedNetwork` is that network alone.
 `QueueModel` is a queue in slow, obvious code, and `QueuePair` compares a machine with it, event by event. The rest are
 Hypothesis strategies.
 """
@@ -11,6 +12,8 @@ from aioflow.testing._model import ModelElement, ModelOutcome, QueueModel, pad_b
 from aioflow.testing._network import SimulatedNetwork
 from aioflow.testing._network_ends import EndHandler, SimulatedEnd, SimulatedNode
 from aioflow.testing._queue_suite import QUEUE_CHECKS, SHARED_QUEUE_CHECKS, OpenSession, check_queue
+from aioflow.testing._simulate import describe_message, simulate
+from aioflow.testing._simulated_transport import on_node
 from aioflow.testing._strategies import (
     component_values,
     dtypes,
@@ -46,6 +49,7 @@ __all__ = [
     "check_run",
     "check_transport",
     "component_values",
+    "describe_message",
     "dtypes",
     "element_specs",
     "element_values",
@@ -53,10 +57,12 @@ __all__ = [
     "machine_definitions",
     "machine_elements",
     "minimise",
+    "on_node",
     "operations",
     "pad_batch",
     "queue_definitions",
     "shapes",
+    "simulate",
     "splits",
     "transfers",
 ]

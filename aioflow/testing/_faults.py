@@ -146,16 +146,21 @@ def check_run(
     error, network = attempt(decisions)
     if error is None:
         return
-    kind = type(error)
-    kept = minimise(decisions, lambda part: type(attempt(part)[0]) is kind, tries)
-    repeated, network_of_it = attempt(kept)
-    note = ""
-    if repeated is not None:
-        error, network = repeated, network_of_it
-    else:
-        note = " (a repetition did not fail: the run depends on something else than the seed)"
+    kinds = _kinds(error)
+    shortest = error, network
+
+    def fails(part: list[D]) -> bool:
+        nonlocal shortest
+        error, network = attempt(part)
+        if error is None or _kinds(error) != kinds:
+            return False
+        shortest = error, network
+        return True
+
+    kept = minimise(decisions, fails, tries)
+    error, network = shortest
     lines = [
-        f"simulated with seed={seed}{note}",
+        f"simulated with seed={seed}",
         f"needs {len(kept)} of {len(decisions)} decisions:",
         *(f"  {decision}" for decision in kept),
         f"trace ({len(network.trace)} events):",
@@ -163,6 +168,13 @@ def check_run(
     ]
     error.add_note("\n".join(lines))
     raise error
+
+
+def _kinds(error: BaseException) -> set[type]:
+    """Return the class of an error, or those of the errors in a group: two runs with the same fail alike."""
+    if isinstance(error, BaseExceptionGroup):
+        return set().union(*map(_kinds, error.exceptions))
+    return {type(error)}
 
 
 def _log_uniform(rng: Generator, low: float, high: float) -> float:

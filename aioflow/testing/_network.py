@@ -134,8 +134,9 @@ class SimulatedNetwork:
         link = source, target
         number = self._connects[link] = self._connects.get(link, 0) + 1
         place = crc32(f"{source}>{target}#{number}".encode())
-        near = SimulatedEnd(self, self.node(source), link, place % TABLE)
-        far = SimulatedEnd(self, self.node(target), link, (place >> 16) % TABLE)
+        name = source if number == 1 else f"{source}#{number}"
+        near = SimulatedEnd(self, self.node(source), name, link, place % TABLE)
+        far = SimulatedEnd(self, self.node(target), target, link, (place >> 16) % TABLE)
         near.other, far.other = far, near
         near.handler = handler
         far.push(partial(self._accept, on_open))
@@ -145,7 +146,7 @@ class SimulatedNetwork:
 
     def cut(self, end: SimulatedEnd) -> None:
         """Lose a connection: both ends are told, each in its own time and after some of what was on its way."""
-        self.note(end.link[0], end.link[1], "the connection is lost")
+        self.note(end.name, end.other.name, "the connection is lost")
         end.lose("the connection was lost")
         end.other.lose("the connection was lost")
 
@@ -240,7 +241,7 @@ class SimulatedNetwork:
         if not isinstance(item, list):
             item(end)
         elif end.handler is not None:
-            self.trace.append((self.now, end.other.node.name, end.node.name, item))
+            self.trace.append((self.now, end.other.name, end.name, item))
             end.handler.received(item)
 
     def _accept(self, on_open: Callable[[], None] | None, end: SimulatedEnd) -> None:
@@ -250,7 +251,7 @@ class SimulatedNetwork:
             near.is_open = False
             near.push(partial(self.tell_lost, f"{node.name} refused the connection"))
             return
-        self.note(near.node.name, node.name, "connects")
+        self.note(near.name, node.name, "connects")
         end.handler = node.accept(end)
         if on_open is not None and near.handler is not None:
             near.push(lambda near: on_open() if near.handler is not None else None)
@@ -260,7 +261,7 @@ class SimulatedNetwork:
         handler = end.handler
         end.forget()
         if handler is not None:
-            self.note(end.other.node.name, end.node.name, reason)
+            self.note(end.other.name, end.name, reason)
             handler.lost(reason)
 
 

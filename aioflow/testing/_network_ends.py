@@ -75,19 +75,23 @@ class SimulatedEnd:
 
     Attributes:
         node: Where it is.
+        name: The node's name, for the trace; with a number behind it when the node connects again to the same other.
         other: The other end.
         handler: Who is told what arrives; None before the acceptance and after the end.
         is_open: Whether what is sent now can arrive. A lost connection is not open before its ends know of it.
         inbox: What is on its way here: messages, and what else happens to the connection, in order.
     """
 
-    __slots__ = ("_cursor", "_network", "_turn", "handler", "held", "inbox", "is_open", "link", "node", "other")
+    __slots__ = ("_cursor", "_network", "_turn", "handler", "held", "inbox", "is_open", "link", "name", "node", "other")
 
-    def __init__(self, network: SimulatedNetwork, node: SimulatedNode, link: tuple[str, str], cursor: int) -> None:
+    def __init__(
+        self, network: SimulatedNetwork, node: SimulatedNode, name: str, link: tuple[str, str], cursor: int
+    ) -> None:
         self._network = network
         self._cursor = cursor
         self._turn = partial(network.deliver, self)
         self.node = node
+        self.name = name
         self.other: SimulatedEnd
         self.handler: EndHandler | None = None
         self.is_open = True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import os
 import re
 import subprocess
 import sys
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -38,27 +40,28 @@ def _blocks(page: Path) -> list[Block]:
     return [Block(m[1], m[2], text.count("\n", 0, m.start(2)) + 1) for m in _FENCE.finditer(text)]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The programs of the pages are asyncio's."""
-    return "asyncio"
-
-
-@pytest.mark.anyio
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
-async def test_programs_of_a_page_print_what_stands_below_them(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The Python blocks of a page, run one after the other; a block of text behind one is its output."""
+def test_programs_of_a_page_print_what_stands_below_them(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Python blocks of a page, run one after the other; a block of text behind one is its output.
+
+    Those with an await share an event loop; the others run outside of it.
+    """
     namespace: dict[str, Any] = {}
     blocks = _blocks(page)
-    for block, below in zip_longest(blocks, blocks[1:]):
-        if block.language == "python":
-            # Moved down, so that a traceback shows the line of the page.
-            tree = ast.parse("\n" * (block.line - 1) + block.text, str(page))
-            result = eval(compile(tree, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace)
-            if inspect.isawaitable(result):
-                await result
-            expected = below.text if below is not None and below.language == "text" else ""
-            assert capsys.readouterr().out == expected, f"{page.name}:{block.line}"
+    context = copy_context()
+    with asyncio.Runner() as runner:
+        for block, below in zip_longest(blocks, blocks[1:]):
+            if block.language == "python":
+                # Moved down, so that a traceback shows the line of the page.
+                tree = ast.parse("\n" * (block.line - 1) + block.text, str(page))
+                code = compile(tree, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+                result = context.run(eval, code, namespace)
+                if inspect.iscoroutine(result):
+                    runner.run(result, context=context)
+                expected = below.text if below is not None and below.language == "text" else ""
+                assert capsys.readouterr().out == expected, f"{page.name}:{block.line}"
+        left = [task for task in asyncio.all_tasks(runner.get_loop()) if not task.done()]
+        assert not left, f"{page.name} leaves tasks behind: {left}"
 
 
 def test_loader_and_trainer_of_the_readme(tmp_path: Path) -> None:
