@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -254,6 +255,22 @@ async def test_a_closing_session_flushes_its_writers(place: str) -> None:
                 if place == "inproc":
                     await until(queue.on(other), size=1)
                 await writer.write(2)
+
+
+async def test_a_closing_session_flushes_its_writers_in_order() -> None:
+    """In the order in which they were entered, in every process."""
+    queue = flow.FIFOQueue(100, "int64", (), shared_name="flushed")
+    async with flow.Server({"local": ["inproc://flushes"]}) as server, flow.Session(server) as other:
+        session = await flow.Session(server).open()
+        with pytest.raises(flow.SessionClosed):
+            async with AsyncExitStack() as stack:
+                writers = [queue.on(session).writer(delay_s=60) for _ in range(20)]
+                for i, writer in enumerate(writers):
+                    await stack.enter_async_context(writer)
+                    await writer.write(i)
+                await session.close()
+                await writers[0].write(99)
+        assert (await queue.on(other).dequeue_many(20)).tolist() == list(range(20))
 
 
 @pytest.mark.parametrize("place", ["embedded", "inproc"])
