@@ -1,0 +1,102 @@
+"""The command line: `python -m benchmarks run`, `gate` or `setup`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.environment import setup
+from benchmarks.gate import PLAN, judge
+from benchmarks.report import report, table
+from benchmarks.runner import Results, RunFailed, measure, missing
+from benchmarks.systems import SYSTEMS
+from benchmarks.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def main(arguments: list[str]) -> int:
+    """Do what is asked; return 0, or 1 where something fails, is not measured or falls short."""
+    options = _parser().parse_args(arguments)
+    try:
+        return COMMANDS[options.command](options)
+    except RunFailed as failed:
+        print(f"benchmarks: {failed}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare aioflow with other systems.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="measure, and print a table")
+    run.add_argument("--workload", action="append", choices=WORKLOADS, help="may be repeated (default: all)")
+    run.add_argument("--system", action="append", choices=SYSTEMS, help="may be repeated (default: all)")
+    run.add_argument("--small", action="store_true", help="few elements: whether everything runs, not how fast")
+    gate = commands.add_parser("gate", help="measure, and fail where aioflow is slower than it must be")
+    for command in (run, gate):
+        command.add_argument("--rounds", type=_rounds, default=5, help="runs of each system (default: %(default)s)")
+        command.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    commands.add_parser("setup", help="make the environment .venv-bench with all systems")
+    return parser
+
+
+def _rounds(text: str) -> int:
+    if (rounds := int(text)) < 1:
+        raise ValueError
+    return rounds
+
+
+def _run(options: argparse.Namespace) -> int:
+    plan = {
+        workload: [system for system in options.system or SYSTEMS if workload in SYSTEMS[system].workloads]
+        for workload in options.workload or WORKLOADS
+    }
+    if any(_measured(plan, options, small=options.small).values()):
+        return 0
+    print("benchmarks: nothing was measured: no system is there that carries the workload", file=sys.stderr)
+    return 1
+
+
+def _gate(options: argparse.Namespace) -> int:
+    met, short = judge(_measured(PLAN, options, small=False))
+    print()
+    for line in met:
+        print(f"met         {line}")
+    for line in short:
+        print(f"FALLS SHORT {line}")
+    return 1 if short else 0
+
+
+def _measured(plan: dict[str, list[str]], options: argparse.Namespace, *, small: bool) -> Results:
+    left_out = missing({system for systems in plan.values() for system in systems})
+    for system, reason in left_out.items():
+        print(f"left out: {system}: {reason}", file=sys.stderr)
+    plan = {workload: [s for s in systems if s not in left_out] for workload, systems in plan.items()}
+    results = measure(plan, rounds=options.rounds, small=small)
+    content = report({workload: found for workload, found in results.items() if found}, left_out, small=small)
+    print(table(content))
+    if options.json:
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    return results
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "gate": _gate,
+    "setup": lambda _: setup(),
+}
+
+
+if __name__ == "__main__":
+    # However it is told to end, it first ends what it has started.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

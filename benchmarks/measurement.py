@@ -1,0 +1,24 @@
+"""What one run of one system gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the consumer counted and timed.
+
+    Attributes:
+        arrived: Elements that arrived in the whole run, each checked.
+        elements: Those that were timed.
+        seconds: From the last element before them to the last of them.
+        cpu_s: Processor seconds in that time, of all processes of the run.
+        others_cpu_s: The same of everything else on the machine: it should have been idle.
+    """
+
+    arrived: int
+    elements: int
+    seconds: float
+    cpu_s: float
+    others_cpu_s: float

@@ -1,0 +1,136 @@
+"""Medians, spreads and ratios of what was measured: as JSON, and as a table."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import subprocess
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.runner import ROOT
+from benchmarks.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from benchmarks.measurement import Measurement
+    from benchmarks.runner import Results
+
+PACKAGES = ("aioflow-mq", "numpy", "pyzmq", "torch")
+
+
+def rate(measurement: Measurement) -> float:
+    """Return elements per second."""
+    return measurement.elements / measurement.seconds
+
+
+def ratios(results: Results, workload: str, system: str, peer: str) -> list[float]:
+    """Return how many times as fast as a peer a system was, in each round: the two ran one shortly after the other."""
+    systems = results[workload]
+    return [rate(ours) / rate(theirs) for ours, theirs in zip(systems[system], systems[peer], strict=True)]
+
+
+def report(results: Results, left_out: dict[str, str], *, small: bool) -> dict[str, Any]:
+    """Return everything, as plain values for JSON."""
+    return {
+        "environment": _environment(),
+        "small": small,
+        "left_out": left_out,
+        "workloads": {workload: _of_workload(results, workload, small=small) for workload in results},
+    }
+
+
+def _of_workload(results: Results, name: str, *, small: bool) -> dict[str, Any]:
+    workload = WORKLOADS[name].small() if small else WORKLOADS[name]
+    gigabyte = 1e9 / workload.element_bytes  # in elements
+    systems: dict[str, Any] = {}
+    for system, runs in results[name].items():
+        rates = [rate(run) for run in runs]
+        systems[system] = {
+            "runs": [asdict(run) for run in runs],
+            "elements_per_s": _spread(rates),
+            "gb_per_s": median(rates) / gigabyte,
+            "cpu_s_per_gb": median(run.cpu_s / run.elements for run in runs) * gigabyte,
+            "cpu_us_per_element": median(run.cpu_s / run.elements for run in runs) * 1e6,
+            "cores_taken_by_others": median(run.others_cpu_s / run.seconds for run in runs),
+            "ratio_to": {peer: _spread(ratios(results, name, system, peer)) for peer in results[name]},
+        }
+    return asdict(workload) | {"sent": workload.total, "element_bytes": workload.element_bytes, "systems": systems}
+
+
+def _spread(values: Iterable[float]) -> dict[str, float]:
+    values = list(values)
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def _environment() -> dict[str, Any]:
+    versions: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "commit": _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"),
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": models[0].partition(": ")[2] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average_at_the_end": os.getloadavg()[0],
+    }
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def table(content: dict[str, Any]) -> str:
+    """Draw a report: for each workload a line for each system; rates with their spread, ratios with theirs."""
+    environment = content["environment"]
+    packages = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
+    lines = [
+        f"commit {environment['commit']}, Python {environment['python']}, {packages}",
+        f"{environment['processor']}, {environment['cores']} cores, {environment['system']}",
+    ]
+    lines += [f"left out: {system}: {reason}" for system, reason in content["left_out"].items()]
+    for name, workload in content["workloads"].items():
+        systems = workload["systems"]
+        rounds = len(next(iter(systems.values()))["runs"])
+        size = f"{workload['measured']:,} elements of {workload['element_bytes']:,} bytes"
+        lines += ["", f"{name}: {workload['says']}; {size}; median (min to max) of {rounds}", ""]
+        peers = [system for system in systems if system != "aioflow"]
+        titles = ["system", "1000 elements/s", "GB/s", "CPU s/GB", "CPU µs/element", "others, cores"]
+        rows = [titles + [f"x {peer}" for peer in peers]]
+        rows += [_row(system, figures, peers) for system, figures in systems.items()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        rows.insert(1, ["-" * width for width in widths])
+        lines += ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _row(system: str, figures: dict[str, Any], peers: list[str]) -> list[str]:
+    thousands = {key: value / 1000 for key, value in figures["elements_per_s"].items()}
+    plain = [_number(figures[name]) for name in ("gb_per_s", "cpu_s_per_gb", "cpu_us_per_element")]
+    return [
+        system,
+        _cell(thousands),
+        *plain,
+        f"{figures['cores_taken_by_others']:.1f}",
+        *("1" if peer == system else _cell(figures["ratio_to"][peer]) for peer in peers),
+    ]
+
+
+def _cell(spread: dict[str, float]) -> str:
+    return "{median} ({min} to {max})".format_map({key: _number(value) for key, value in spread.items()})
+
+
+def _number(value: float) -> str:
+    """Write a number above 0 with three digits that count, or all of those before the point."""
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"

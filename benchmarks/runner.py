@@ -1,0 +1,102 @@
+"""Runs the systems in turn, each run in processes of its own that never outlive it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.measurement import Measurement
+from benchmarks.systems import SYSTEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROOT = Path(__file__).parents[1]
+
+RUN_S = 120.0  # the bound of one run, its start included
+GRACE_S = 5.0  # what its processes may take to end when they are told to
+
+# By workload and system, one measurement for each round.
+Results = dict[str, dict[str, list[Measurement]]]
+
+
+class RunFailed(Exception):
+    """A run failed or took too long: there is nothing to compare."""
+
+
+def missing(systems: Iterable[str]) -> dict[str, str]:
+    """Return which of the systems cannot be imported here, and why."""
+    reasons: dict[str, str] = {}
+    for name in systems:
+        command = [sys.executable, "-c", f"import {SYSTEMS[name].module}"]
+        probe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if probe.returncode:
+            reasons[name] = probe.stderr.strip().rpartition("\n")[2]
+    return reasons
+
+
+def measure(plan: dict[str, list[str]], *, rounds: int, small: bool) -> Results:
+    """Run each workload's systems, one after the other and then all again: what slows the machine slows them all.
+
+    Args:
+        plan: The systems to run, by workload.
+        rounds: How often to run each.
+        small: Whether to send few elements only, to see that everything runs.
+
+    Raises:
+        RunFailed: The first run that failed; its processes have ended.
+    """
+    results: Results = {workload: {system: [] for system in systems} for workload, systems in plan.items()}
+    for workload, systems in plan.items():
+        for number in range(1, rounds + 1):
+            for system in systems:
+                says = f"{workload}, round {number} of {rounds}: {system}"
+                results[workload][system].append(_run_once(says, system, workload, "small" if small else "full"))
+    return results
+
+
+def _run_once(says: str, *arguments: str) -> Measurement:
+    command = [sys.executable, "-m", "benchmarks.one_run", *arguments]
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        # A process group of its own: all of the run's processes are found by it, and Ctrl-C reaches this one alone.
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"TMPDIR": folder},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        try:
+            print(f"{says}, process group {process.pid}", file=sys.stderr, flush=True)
+            output, errors = process.communicate(timeout=RUN_S)  # to the end of all that hold the pipes
+        except subprocess.TimeoutExpired:
+            raise RunFailed(f"{says}: did not end within {RUN_S:g} s; it wrote:\n{_end(process)}") from None
+        except BaseException:
+            _end(process)
+            raise
+    if process.returncode:
+        raise RunFailed(f"{says}: exit code {process.returncode}; it wrote:\n{errors}")
+    return Measurement(**json.loads(output))
+
+
+def _end(process: subprocess.Popen[str]) -> str:
+    """End a process group; return what it wrote to its standard error."""
+    try:
+        # Not killed at once: multiprocessing's keeper of semaphores removes them when the others have ended.
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=GRACE_S)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[1]
