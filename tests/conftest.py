@@ -33,6 +33,7 @@ LOOK_S = 0.005
 
 # Where the time of a system call is no matter, by file: the functions within which it may be made.
 MAY_BLOCK = {
+    "aioflow/runtime/_loop_thread.py": {"call", "start", "stop"},  # of blocking calls: the caller's thread is to wait
     "aioflow_zmq/_context.py": {"_stop_collector"},  # joins a thread that has nothing left to do
     "zmq/utils/garbage.py": {"start"},  # waits until a thread that it has just started runs
     "aioflow_zmq/_lock.py": {"__init__", "release"},  # files of a local folder, once for each listener

@@ -1,4 +1,4 @@
-"""One process: waiting, background tasks, cancellation, and the embedded host.
+"""One process: waiting, background tasks, cancellation, the embedded host, and an event loop in a thread.
 
 `_host` says what a session asks of a host and how a call is waited for without losing anything; `_embedded` is the host
 in this process, and `aioflow.cluster` has the one behind a connection.
@@ -19,6 +19,7 @@ from aioflow.runtime._host import (
     complete_put,
     complete_request,
 )
+from aioflow.runtime._loop_thread import LoopThread, raise_owed_interrupt
 from aioflow.runtime._timer import Timer
 from aioflow.runtime._waiter import Waiter, on_asyncio
 
@@ -28,6 +29,7 @@ __all__ = [
     "EmbeddedHost",
     "GPUOptions",
     "Host",
+    "LoopThread",
     "Request",
     "SessionConfig",
     "Timer",
@@ -44,4 +46,5 @@ __all__ = [
     "is_turn_due",
     "now",
     "on_asyncio",
+    "raise_owed_interrupt",
 ]
