@@ -294,6 +294,8 @@ class Queue:
         await complete_put(host.put(ref, self._convert(value, many=many)))
 
     def _convert(self, value: Any, *, many: bool) -> Segment:
+        if isinstance(value, Segment):  # converted already, in the thread of a blocking call
+            return value
         element = self.definition.element
         try:
             columns = to_columns(value, element, many=many)

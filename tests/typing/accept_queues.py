@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, assert_type
 import numpy as np
 
 import aioflow as flow
+from aioflow import blocking
 
 if TYPE_CHECKING:
     from aioflow.transport import Connection, Frame, Listener, Receiver, Transport
@@ -53,6 +54,33 @@ async def pipeline() -> None:
             print(images.shape, labels)
     async for element in plain:
         print(element)
+
+
+def wait() -> None:
+    """The same without an event loop."""
+    with blocking.Session("ipc:///tmp/flow.sock", config=flow.SessionConfig(connect_s=5)) as session:
+        assert_type(session, blocking.Session)
+        session.enqueue(train, ([1, 2], 3), timeout=0.5)
+        session.enqueue_many(train, (np.zeros((3, 2), np.int32), [1, 2, 3]), timeout=1)
+        assert_type(session.dequeue(train, timeout=None), Any)
+        assert_type(session.dequeue_many(train, np.int64(2)), Any)
+        assert_type(session.dequeue_up_to(train, 2), Any)
+        assert_type(session.size(train), int)
+        assert_type(session.is_closed(train), bool)
+        assert_type(session.stats(train), flow.QueueStats)
+        session.close_queue(train, cancel_pending_enqueues=True)
+        session.delete(train)
+        with session.producer(shuffled, "loader-0", rejoin_s=5) as producer, session.writer(shuffled, 32) as writer:
+            assert_type(producer, blocking.Producer)
+            assert_type(producer.name, str)
+            assert_type(writer, blocking.Writer)
+            writer.write((np.zeros(64), 1))
+            writer.flush()
+        for images, labels in session.batches(shuffled, 32, drop_remainder=True, prefetch=4, copy=True, timeout=5):
+            print(images.shape, labels)
+        with session.elements(plain) as elements:
+            assert_type(elements, blocking.Batches)
+            assert_type(next(elements), Any)
 
 
 async def errors() -> None:
