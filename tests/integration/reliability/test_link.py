@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(TEST_S)
 REJOIN_S = LINK_DOWN_S + 30
 
 
-@pytest.mark.parametrize("how", ["held"])
+@pytest.mark.parametrize("how", ["cut", "held"])
 def test_a_link_that_is_down(start_server: StartServer, start_client: StartClient, figure: Figure, how: str) -> None:
     """Connections are reset and refused, or bytes are held without a word; clients without that link go on."""
     server, address = start_server("tcp", config=CONFIG)
