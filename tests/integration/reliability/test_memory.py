@@ -38,7 +38,7 @@ async def until_full(address: str) -> None:
                 await anyio.sleep(0.01)
 
 
-@pytest.mark.parametrize("parallel", [1])
+@pytest.mark.parametrize("parallel", [1, 256])
 def test_a_consumer_that_stands_still(
     start_server: StartServer, start_client: StartClient, figure: Figure, parallel: int
 ) -> None:
