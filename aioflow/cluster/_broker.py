@@ -1,18 +1,19 @@
-"""The server's half of the protocol, in plain code: sessions, their requests, and the resources that they share.
+"""The server's half of the protocol, in plain code: requests of sessions, and the resources that they share.
 
-Messages go in with the time; messages for peers come out of `take_messages`. Rules:
+Messages go in with the time; messages for peers come out of `take_messages`. `_sessions` has the rules of sessions;
+those of requests:
 
-1. A request is answered once. What goes wrong with it is its own answer and touches no other.
-2. A ticket of a queue belongs to (peer, request id), until it is answered and, for a get, acknowledged or withdrawn.
-3. A peer that is lost: its gets are withdrawn and what it had not acknowledged goes back; its puts stand, they were
-   received.
+1. A request is answered once on each connection. What goes wrong with it is its own answer and touches no other.
+2. A ticket of a queue belongs to (session, request id), until it is answered and, for a get, acknowledged or withdrawn.
+3. What changes a queue is done once: it is known by its id while it waits, and its answer is kept until confirmed.
 4. A session that says bye: all that waits is withdrawn, nothing more is accepted, and it is over before the answer.
-5. A peer that breaks the protocol is sent one `Goodbye` and is as good as lost; after a `Goodbye` nothing is heard.
+   One that is over without a bye: its puts stand, as they were received; all else is withdrawn or goes back.
+5. A peer that breaks the protocol is sent one `Goodbye`, and its session is over; after a `Goodbye` nothing is heard.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
@@ -26,7 +27,16 @@ from aioflow.cluster._codec import (
     pack_definition,
     unpack_definition,
 )
-from aioflow.errors import NotFound, RemoteProtocolError, SessionError, VersionMismatch
+from aioflow.cluster._sessions import Call, PeerId, Session, Sessions
+from aioflow.cluster._window import Window
+from aioflow.errors import (
+    ConnectionLost,
+    NotFound,
+    RemoteProtocolError,
+    SessionClosed,
+    SessionError,
+    VersionMismatch,
+)
 from aioflow.queues import Completed, Failed, Segment, gather
 from aioflow.resources import LostProducer, QueueKey, QueueRef, QueueResource, Resources
 
@@ -39,14 +49,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Broker", "PeerId", "TaskInfo"]
 
-PeerId = int
-
-# Requests of one session that wait at a time: a task each, and nobody runs more tasks than that on one event loop.
+# Requests of one session that wait or are not confirmed at a time: a task each, and nobody runs more on one event loop.
 REQUESTS_MAX = 65_536
 # Queues that one session names; the numbers are the client's.
 QUEUES_MAX = 65_536
 # What has no answer of its own although it names a request: a fault in it ends the session.
 _WITHOUT_ANSWER = frozenset({m.Promote, m.Acknowledge, m.Withdraw})
+# What changes a queue and may not be done twice.
+_ONCE = frozenset({m.Put, m.Close, m.Join, m.Leave, m.Delete})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +69,24 @@ class TaskInfo:
     tasks: int
 
 
-@dataclass(slots=True, eq=False)
-class _Session:
-    """One peer that has said hello."""
-
-    name: str
-    refs: dict[int, QueueRef] = field(default_factory=dict)
-    waiting: dict[int, tuple[QueueResource, Ticket]] = field(default_factory=dict)
-    delivered: dict[int, tuple[QueueResource, Ticket]] = field(default_factory=dict)  # gets, until acknowledged
-
-
 class Broker:
     """Serves the resources of one task to any number of peers."""
 
-    def __init__(self, resources: Resources, info: TaskInfo, lost_s: float) -> None:
+    def __init__(self, resources: Resources, info: TaskInfo, lost_s: float, session_s: float) -> None:
         self._resources = resources
         self._info = info
         self._lost_s = lost_s
-        self._sessions: dict[PeerId, _Session] = {}
-        self._names: set[str] = set()
+        self._session_s = session_s
+        self._sessions = Sessions(lost_s, session_s)
+        self._local: set[PeerId] = set()
         self._ended: set[PeerId] = set()  # sent a Goodbye and not gone yet
         self._over = ""
-        self._owners: dict[tuple[QueueResource, Ticket], tuple[PeerId, int]] = {}
+        self._owners: dict[tuple[QueueResource, Ticket], tuple[Session, int]] = {}
         self._messages: list[tuple[PeerId, list[Frame]]] = []
+        self._dropped: list[PeerId] = []
         self._now = 0.0
         self._deadline_moved = False
-        self._handlers: dict[type[Any], Callable[[PeerId, _Session, Any, Sequence[Frame]], None]] = {
+        self._handlers: dict[type[Any], Callable[[Session, Any, Sequence[Frame]], None]] = {
             m.Define: self._define,
             m.Put: self._put,
             m.Get: self._get,
@@ -101,12 +103,24 @@ class Broker:
             m.Join: self._join,
             m.Leave: self._leave,
             m.Bye: self._bye,
+            m.Resume: self._resume,
+            m.Confirm: self._confirm,
         }
 
     def take_messages(self) -> list[tuple[PeerId, list[Frame]]]:
         """Return what is to be sent, in order."""
         messages, self._messages = self._messages, []
         return messages
+
+    def take_dropped(self) -> list[PeerId]:
+        """Return peers whose connections are to be ended at once; `lost` need not be told of them."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
+    def accept(self, peer: PeerId, *, is_local: bool) -> None:
+        """Learn of a new connection."""
+        if is_local:
+            self._local.add(peer)
 
     def receive(self, peer: PeerId, message: Message, frames: Sequence[Frame], now: float) -> None:
         """Handle one message; whatever goes wrong fails that request alone."""
@@ -115,212 +129,322 @@ class Broker:
             return
         if isinstance(message, m.Hello):
             self._hello(peer, message)
-            return
-        session = self._sessions.get(peer)
-        handler = self._handlers.get(type(message))
-        if session is None or handler is None:
-            self.refuse(peer, f"{type(message).__name__} came {'before Hello' if handler else 'from a client'}")
-            return
-        request: int = 0 if type(message) in _WITHOUT_ANSWER else getattr(message, "id", 0)
-        if request in session.waiting or request in session.delivered:
-            self.refuse(peer, f"{type(message).__name__} came with id {request}, which is in use")
+        elif isinstance(message, m.Beat):
+            if self._sessions.beat(message.session, peer, now):
+                self._send(peer, m.Heard(message.number))
+        else:
+            session = self._sessions.find(peer)
+            if session is None or type(message) not in self._handlers:
+                came = "from a client" if type(message) not in self._handlers else "before Hello"
+                self.refuse(peer, f"{type(message).__name__} came {came}")
+            else:
+                self._handle(session, peer, message, frames)
+
+    def _handle(self, session: Session, peer: PeerId, message: Message, frames: Sequence[Frame]) -> None:
+        kind = type(message)
+        request: int = 0 if kind in _WITHOUT_ANSWER else getattr(message, "id", 0)
+        if request and self._is_known(session, request, kind):
             return
         try:
-            if request and len(session.waiting) + len(session.delivered) >= REQUESTS_MAX:
+            if request and len(session.waiting) + len(session.delivered) + len(session.answers) >= REQUESTS_MAX:
                 raise SessionError(f"this session has {REQUESTS_MAX} requests under way; wait for some")  # noqa: TRY301
-            handler(peer, session, message, frames)
+            self._handlers[kind](session, message, frames)
+        except RemoteProtocolError as error:
+            self.refuse(peer, str(error))
         except Exception as error:  # noqa: BLE001 - rule 1: a fault in one request must not end the server
             if request:
-                self._send(peer, pack_error(request, error))
+                self._answer(session, request, pack_error(request, error), keep=kind in _ONCE)
             else:
                 self.refuse(peer, str(error) or type(error).__name__)
 
+    def _is_known(self, session: Session, request: int, kind: type[Any]) -> bool:
+        """Rule 3: whether a request was received before; if it was answered, answer again."""
+        if kind in _ONCE and request in session.answers:
+            session.unclaimed.discard(request)
+            self._messages.append((session.peer or 0, session.answers[request]))
+            return True
+        if kind in _ONCE and request in session.waiting:
+            return True
+        if request in session.waiting or request in session.delivered:
+            assert session.peer is not None
+            self.refuse(session.peer, f"{kind.__name__} came with id {request}, which is in use")
+            return True
+        return False
+
     def refuse(self, peer: PeerId, reason: str) -> None:
         """End a peer's session because of what it sent."""
-        if peer not in self._ended:
-            self._say_goodbye(peer, reason)
-            session = self._sessions.pop(peer, None)
-            if session is not None:
-                self._end(session, f"its connection was refused: {cut(reason)}", withdraw_puts=False)
+        self._part(peer, RemoteProtocolError, reason)
 
-    def lost(self, peer: PeerId, now: float, reason: str) -> None:
-        """Take out a peer that has gone, with or without a bye."""
+    def lost(self, peer: PeerId, now: float) -> None:
+        """Take out a connection that has ended, with or without a bye."""
         self._now = now
         self._ended.discard(peer)
-        session = self._sessions.pop(peer, None)
+        self._local.discard(peer)
+        session = self._sessions.find(peer)
         if session is not None:
-            self._end(session, reason, withdraw_puts=False)
+            self._disconnect(session)
+        else:
+            session = self._sessions.silence(peer)
+        if session is not None and self._sessions.has_ended(session):
+            self._end(session, "its process has ended", withdraw_puts=False)
 
     def expire(self, now: float) -> None:
         """Do what is due by `now`."""
+        self._now = now
+        lost, over = self._sessions.judge(now)
+        for session in lost:
+            self._lose(session)
+        for session in over:
+            self._end(session, f"it showed no sign of life for {self._session_s} s", withdraw_puts=False)
         for queue in self._resources.expire(now):
             self._perform(queue)
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do next."""
-        return self._resources.next_deadline()
+        due = (self._resources.next_deadline(), self._sessions.next_deadline())
+        return min((when for when in due if when is not None), default=None)
 
     def take_deadline_moved(self) -> bool:
-        """Say whether `next_deadline` may have changed since the last call."""
+        """Say whether `next_deadline` may have become earlier since the last call."""
         moved, self._deadline_moved = self._deadline_moved, False
         return moved
 
     def shut_down(self, reason: str) -> None:
         """Tell every peer that the server ends; nothing is heard any more."""
         self._over = reason
-        for peer in self._sessions:
-            self._say_goodbye(peer, reason)
-        self._sessions.clear()
-        self._names.clear()
+        for session in self._sessions:
+            if session.peer is not None:
+                self._say_goodbye(session.peer, ConnectionLost.__name__, reason)
+            self._sessions.forget(session)
         self._owners.clear()
 
     # Sessions
 
     def _hello(self, peer: PeerId, hello: m.Hello) -> None:
+        known = self._sessions.get(hello.session)
         if self._over:
-            self._say_goodbye(peer, self._over)
+            self._say_goodbye(peer, ConnectionLost.__name__, self._over)
         elif hello.version != m.PROTOCOL_VERSION:
-            self.refuse(
-                peer,
-                f"{VersionMismatch.__name__}: the server speaks version {m.PROTOCOL_VERSION} of the protocol and the "
-                f"client version {hello.version}; install the same aioflow on both sides",
+            reason = (
+                f"the server speaks version {m.PROTOCOL_VERSION} of the protocol and the "
+                f"client version {hello.version}; install the same aioflow on both sides"
             )
-        elif peer in self._sessions:
+            self._part(peer, VersionMismatch, reason)
+        elif self._sessions.find(peer) is not None:
             self.refuse(peer, "Hello came twice")
-        elif hello.session in self._names:  # which is a secret: whoever holds it keeps it
-            self.refuse(peer, "the session of this Hello has another connection")
+        elif known is None and hello.epoch == self._info.epoch:
+            reason = f"the server has ended this session: it showed no sign of life for {self._session_s} s"
+            self._part(peer, SessionClosed, reason)
         else:
-            self._sessions[peer] = _Session(hello.session)
-            self._names.add(hello.session)
+            if known is not None and known.peer is not None:
+                self._drop(known, known.peer)
+            self._sessions.connect(hello.session, peer, self._now, beats=hello.beats, is_local=peer in self._local)
+            self._deadline_moved = True
             info = self._info
             self._send(peer, m.Welcome(m.PROTOCOL_VERSION, info.epoch, info.job, info.task, info.tasks))
 
-    def _bye(self, peer: PeerId, session: _Session, _: m.Bye, __: Sequence[Frame]) -> None:
-        del self._sessions[peer]
+    def _resume(self, session: Session, _: m.Resume, __: Sequence[Frame]) -> None:
+        touched = [call.queue for call in session.delivered.values()]
+        delivered, session.delivered = session.delivered, {}
+        for call in delivered.values():
+            del self._owners[call.queue, call.ticket]
+            call.queue.machine.restore(call.ticket)
+        session.unclaimed = set(session.answers)
+        touched += self._resources.resume(session.name)
+        self._perform_all(touched)
+
+    def _confirm(self, session: Session, message: m.Confirm, _: Sequence[Frame]) -> None:
+        session.confirm(message.ids)
+
+    def _bye(self, session: Session, _: m.Bye, __: Sequence[Frame]) -> None:
+        peer = session.peer
+        assert peer is not None
         self._end(session, "its session was closed", withdraw_puts=True)
-        self._say_goodbye(peer, "")
+        self._say_goodbye(peer, "", "")
 
-    def _say_goodbye(self, peer: PeerId, reason: str) -> None:
+    def _part(self, peer: PeerId, kind: type[Exception], reason: str) -> None:
+        if peer not in self._ended:
+            self._say_goodbye(peer, kind.__name__, reason)
+            session = self._sessions.find(peer)
+            if session is not None:
+                self._end(session, f"its connection was refused: {cut(reason)}", withdraw_puts=False)
+
+    def _say_goodbye(self, peer: PeerId, kind: str, reason: str) -> None:
         self._ended.add(peer)
-        self._send(peer, m.Goodbye(cut(reason)))
+        self._send(peer, m.Goodbye(kind, cut(reason)))
 
-    def _end(self, session: _Session, reason: str, *, withdraw_puts: bool) -> None:
-        """Withdraw what waits, puts first and the latest first, so that no withdrawal lets another one through."""
-        for call in (*session.waiting.values(), *session.delivered.values()):
-            self._owners.pop(call, None)
-        for queue, ticket in reversed(session.waiting.values()):
-            if withdraw_puts and queue.machine.is_put(ticket):
-                queue.machine.cancel(ticket)
-        for queue, ticket in reversed(session.waiting.values()):
-            if not queue.machine.is_put(ticket):
-                queue.machine.cancel(ticket)
-                queue.machine.restore(ticket)  # a get of its own may have been served by what was withdrawn
-                queue.cancel_join(ticket)
-        for queue, ticket in session.delivered.values():
-            queue.machine.restore(ticket)
-        touched = [queue for queue, _ in (*session.waiting.values(), *session.delivered.values())]
-        touched += self._resources.detach(session.name, self._now, reason)
-        self._names.discard(session.name)
+    def _drop(self, session: Session, peer: PeerId) -> None:
+        """End a connection that is of no use any more, also where the other side does not hear of it."""
+        self._dropped.append(peer)
+        self._local.discard(peer)
+        self._disconnect(session)
+
+    def _disconnect(self, session: Session) -> None:
+        """Take a session's connection from it: its gets are withdrawn, what was delivered stays in doubt."""
+        self._sessions.disconnect(session, self._now)
         self._deadline_moved = True
-        for queue in dict.fromkeys(touched):  # in order: the same events give the same messages
+        self._perform_all(self._withdraw_gets(session))
+
+    def _lose(self, session: Session) -> None:
+        if session.peer is not None:
+            self._drop(session, session.peer)
+        reason = f"it showed no sign of life for {self._lost_s} s"
+        self._perform_all(self._resources.silence(session.name, self._now, reason))
+
+    def _end(self, session: Session, reason: str, *, withdraw_puts: bool) -> None:
+        """Withdraw what waits, puts first and the latest first, so that no withdrawal lets another one through."""
+        touched = [call.queue for call in (*session.waiting.values(), *session.delivered.values())]
+        puts = [call for call in session.waiting.values() if call.is_put]
+        for call in (*session.waiting.values(), *session.delivered.values()):
+            self._owners.pop((call.queue, call.ticket), None)
+        for call in reversed(puts):
+            if withdraw_puts and call.queue.machine.is_put(call.ticket):
+                call.queue.machine.cancel(call.ticket)
+            call.queue.cancel_join(call.ticket)
+        self._withdraw_gets(session)
+        for call in session.delivered.values():
+            call.queue.machine.restore(call.ticket)
+        touched += self._resources.detach(session.name, self._now, reason)
+        self._sessions.forget(session)
+        self._deadline_moved = True
+        self._perform_all(touched)
+
+    def _withdraw_gets(self, session: Session) -> list[QueueResource]:
+        """Withdraw a session's waiting gets, the latest first; return their queues."""
+        gets = {request: call for request, call in session.waiting.items() if not call.is_put}
+        for request, call in gets.items():
+            del session.waiting[request]
+            self._owners.pop((call.queue, call.ticket), None)
+        for call in reversed(gets.values()):
+            call.queue.machine.cancel(call.ticket)
+            call.queue.machine.restore(call.ticket)  # it may have been served by what another withdrawal gave back
+        return [call.queue for call in gets.values()]
+
+    def _perform_all(self, queues: Sequence[QueueResource]) -> None:
+        for queue in dict.fromkeys(queues):  # in order: the same events give the same messages
             self._perform(queue)
 
     # Requests
 
-    def _define(self, _: PeerId, session: _Session, message: m.Define, __: Sequence[Frame]) -> None:
-        if message.queue in session.refs or len(session.refs) >= QUEUES_MAX:
-            raise RemoteProtocolError(f"queue number {message.queue} is in use, or one of over {QUEUES_MAX}")
+    def _define(self, session: Session, message: m.Define, _: Sequence[Frame]) -> None:
         key = QueueKey(message.container, message.name, session.name if message.private else "")
+        known = session.refs.get(message.queue)
+        if known is not None and known.key == key:  # sent again: it was not known to have arrived
+            return
+        if known is not None or len(session.refs) >= QUEUES_MAX:
+            raise RemoteProtocolError(f"queue number {message.queue} is in use, or one of over {QUEUES_MAX}")
         session.refs[message.queue] = QueueRef(key, unpack_definition(message.definition))
 
-    def _put(self, peer: PeerId, session: _Session, message: m.Put, frames: Sequence[Frame]) -> None:
+    def _put(self, session: Session, message: m.Put, frames: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue, puts=True)
         columns = decode_columns(message.columns, frames)
         dtypes = [dtype for dtype, _ in message.columns]
         check_columns(queue.definition, columns, dtypes)
         segment = Segment.of(columns, prioritised=queue.definition.kind == "PriorityQueue")
-        self._track(peer, session, message.id, queue, queue.machine.enqueue(segment))
+        nbytes = sum(map(len, frames))
+        window = session.windows.get(queue) or Window()
+        if not window.admits(nbytes):
+            raise RemoteProtocolError(
+                f"{window.puts} puts of {window.nbytes} bytes on {queue.machine} are under way, and one of {nbytes} "
+                "more came: that exceeds the window"
+            )
+        ticket = queue.machine.enqueue(segment)
+        window.add(nbytes)
+        session.windows[queue] = window
+        self._track(session, message.id, Call(queue, ticket, is_put=True, nbytes=nbytes))
 
-    def _get(self, peer: PeerId, session: _Session, message: m.Get, _: Sequence[Frame]) -> None:
+    def _get(self, session: Session, message: m.Get, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         check_count(queue.definition, message.count)
         ticket = queue.machine.dequeue(message.count, up_to=message.up_to)
-        self._track(peer, session, message.id, queue, ticket)
+        self._track(session, message.id, Call(queue, ticket, is_put=False))
 
-    def _ask(self, peer: PeerId, session: _Session, message: m.Ask, _: Sequence[Frame]) -> None:
+    def _ask(self, session: Session, message: m.Ask, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         check_count(queue.definition, message.count)
-        self._track(peer, session, message.id, queue, queue.machine.ask(message.count))
+        ticket = queue.machine.ask(message.count, message.runs)
+        self._track(session, message.id, Call(queue, ticket, is_put=False))
 
-    def _promote(self, _: PeerId, session: _Session, message: m.Promote, __: Sequence[Frame]) -> None:
+    def _promote(self, session: Session, message: m.Promote, _: Sequence[Frame]) -> None:
         if message.id in session.waiting:
-            queue, ticket = session.waiting[message.id]
-            queue.machine.promote(ticket)
-            self._perform(queue)
+            call = session.waiting[message.id]
+            call.queue.machine.promote(call.ticket)
+            self._perform(call.queue)
 
-    def _acknowledge(self, _: PeerId, session: _Session, message: m.Acknowledge, __: Sequence[Frame]) -> None:
-        if message.id in session.delivered:
-            queue, ticket = session.delivered.pop(message.id)
-            del self._owners[queue, ticket]
-            queue.machine.acknowledge(ticket)
-            self._perform(queue)
-
-    def _withdraw(self, peer: PeerId, session: _Session, message: m.Withdraw, _: Sequence[Frame]) -> None:
-        call = session.waiting.pop(message.id, None) or session.delivered.pop(message.id, None)
+    def _acknowledge(self, session: Session, message: m.Acknowledge, _: Sequence[Frame]) -> None:
+        call = session.delivered.get(message.id)
         if call is None:
             return
-        queue, ticket = call
-        del self._owners[call]
-        is_put = queue.machine.is_put(ticket)
-        rows = queue.machine.cancel(ticket)
-        if is_put or queue.cancel_join(ticket):
-            self._send(peer, m.Withdrawn(message.id, rows or 0))
-        queue.machine.restore(ticket)
-        self._perform(queue)
+        if message.rows >= call.rows:
+            del session.delivered[message.id]
+            del self._owners[call.queue, call.ticket]
+            call.queue.machine.acknowledge(call.ticket)
+        else:
+            call.queue.machine.acknowledge(call.ticket, message.rows)
+        self._perform(call.queue)
 
-    def _close(self, peer: PeerId, session: _Session, message: m.Close, _: Sequence[Frame]) -> None:
+    def _withdraw(self, session: Session, message: m.Withdraw, _: Sequence[Frame]) -> None:
+        if message.id in session.answers:
+            self._is_known(session, message.id, m.Put)
+            return
+        call = session.take_waiting(message.id) or session.delivered.pop(message.id, None)
+        if call is None:  # a put that never came, or a get that had ended: whoever waits for an answer gets one
+            self._answer(session, message.id, m.Withdrawn(message.id, 0))
+            return
+        self._owners.pop((call.queue, call.ticket), None)
+        rows = call.queue.machine.cancel(call.ticket)
+        if call.is_put:
+            call.queue.cancel_join(call.ticket)
+            self._answer(session, message.id, m.Withdrawn(message.id, rows or 0), keep=True)
+        call.queue.machine.restore(call.ticket)
+        self._perform(call.queue)
+
+    def _close(self, session: Session, message: m.Close, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         ticket = queue.machine.close(cancel_pending=message.cancel_pending)
-        self._track(peer, session, message.id, queue, ticket)
+        self._track(session, message.id, Call(queue, ticket, is_put=True))
 
-    def _size(self, peer: PeerId, session: _Session, message: m.Size, _: Sequence[Frame]) -> None:
-        self._send(peer, m.Done(message.id, len(self._attach(session, message.queue).machine)))
+    def _size(self, session: Session, message: m.Size, _: Sequence[Frame]) -> None:
+        self._answer(session, message.id, m.Done(message.id, len(self._attach(session, message.queue).machine)))
 
-    def _is_closed(self, peer: PeerId, session: _Session, message: m.IsClosed, _: Sequence[Frame]) -> None:
-        self._send(peer, m.Done(message.id, int(self._attach(session, message.queue).machine.is_closed)))
+    def _is_closed(self, session: Session, message: m.IsClosed, _: Sequence[Frame]) -> None:
+        is_closed = self._attach(session, message.queue).machine.is_closed
+        self._answer(session, message.id, m.Done(message.id, int(is_closed)))
 
-    def _stats(self, peer: PeerId, session: _Session, message: m.Stats, _: Sequence[Frame]) -> None:
-        self._send(peer, pack_stats(message.id, self._attach(session, message.queue).stats()))
+    def _stats(self, session: Session, message: m.Stats, _: Sequence[Frame]) -> None:
+        self._answer(session, message.id, pack_stats(message.id, self._attach(session, message.queue).stats()))
 
-    def _delete(self, peer: PeerId, session: _Session, message: m.Delete, _: Sequence[Frame]) -> None:
+    def _delete(self, session: Session, message: m.Delete, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         self._resources.delete(session.refs.pop(message.queue).key)
         self._perform(queue)
-        self._send(peer, m.Done(message.id))
+        self._answer(session, message.id, m.Done(message.id), keep=True)
 
-    def _lookup(self, peer: PeerId, _: _Session, message: m.Lookup, __: Sequence[Frame]) -> None:
+    def _lookup(self, session: Session, message: m.Lookup, _: Sequence[Frame]) -> None:
         definition = self._resources.lookup(QueueKey(message.container, message.name))
-        self._send(peer, m.Found(message.id, pack_definition(definition)))
+        self._answer(session, message.id, m.Found(message.id, pack_definition(definition)))
 
-    def _join(self, peer: PeerId, session: _Session, message: m.Join, _: Sequence[Frame]) -> None:
+    def _join(self, session: Session, message: m.Join, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue, registers=True)
         give_up = self._now + self._lost_s + 1
         ticket = queue.join(session.name, message.name, rejoin_s=message.rejoin_s, give_up=give_up)
+        if message.renews:
+            queue.waive(self._now + self._lost_s)
         self._deadline_moved = True
-        self._track(peer, session, message.id, queue, ticket)
+        self._track(session, message.id, Call(queue, ticket, is_put=True))
 
-    def _leave(self, peer: PeerId, session: _Session, message: m.Leave, _: Sequence[Frame]) -> None:
+    def _leave(self, session: Session, message: m.Leave, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         lost = LostProducer(message.name, message.reason, message.traceback) if message.lost else None
         if queue.is_held(message.name, session.name):
             queue.leave(message.name, lost, self._now)
             self._deadline_moved = True
-        self._send(peer, m.Done(message.id))
+        self._answer(session, message.id, m.Done(message.id), keep=True)
         self._perform(queue)
 
     # Small moves
 
-    def _attach(self, session: _Session, number: int, *, puts: bool = False, registers: bool = False) -> QueueResource:
+    def _attach(self, session: Session, number: int, *, puts: bool = False, registers: bool = False) -> QueueResource:
         ref = session.refs.get(number)
         if ref is None:
             raise NotFound(f"this session has defined no queue number {number}")
@@ -329,45 +453,52 @@ class Broker:
             session.refs[number] = QueueRef(ref.key, queue.definition)
         return queue
 
-    def _track(self, peer: PeerId, session: _Session, request: int, queue: QueueResource, ticket: Ticket) -> None:
-        session.waiting[request] = queue, ticket
-        self._owners[queue, ticket] = peer, request
-        self._perform(queue)
+    def _track(self, session: Session, request: int, call: Call) -> None:
+        session.waiting[request] = call
+        self._owners[call.queue, call.ticket] = session, request
+        self._perform(call.queue)
 
     def _perform(self, queue: QueueResource) -> None:
         """Answer the requests that a queue's effects name, each by itself; what cannot be sent goes back."""
         while effects := queue.take_effects():
             for effect in effects:
-                peer, request = self._owners.get((queue, effect.ticket), (0, 0))
-                session = self._sessions.get(peer)
-                if session is None:
-                    continue  # the queue's own close, or the put of a peer that has gone
+                owner = self._owners.get((queue, effect.ticket))
+                if owner is None:
+                    continue  # the queue's own close, or the put of a session that is over
+                session, request = owner
                 try:
-                    self._answer(peer, session, request, queue, effect)
+                    self._tell(session, request, queue, effect)
                 except Exception as error:  # noqa: BLE001 - rule 1: it is the answer of this request and of no other
                     session.waiting.pop(request, None)
                     self._owners.pop((queue, effect.ticket), None)
                     queue.machine.restore(effect.ticket)
-                    self._send(peer, pack_error(request, error))
+                    self._answer(session, request, pack_error(request, error))
 
-    def _answer(
-        self, peer: PeerId, session: _Session, request: int, queue: QueueResource, effect: Completed | Failed | Recall
-    ) -> None:
-        if isinstance(effect, Failed):
-            del session.waiting[request], self._owners[queue, effect.ticket]
-            self._send(peer, pack_error(request, effect.error))
-        elif not isinstance(effect, Completed):
-            self._send(peer, m.Recall(request))
-        elif effect.rows is None:
-            del session.waiting[request], self._owners[queue, effect.ticket]
-            self._send(peer, m.Done(request))
-        else:
+    def _tell(self, session: Session, request: int, queue: QueueResource, effect: Completed | Failed | Recall) -> None:
+        if isinstance(effect, Failed) or (isinstance(effect, Completed) and effect.rows is None):
+            del self._owners[queue, effect.ticket]
+            call = session.take_waiting(request)
+            message = pack_error(request, effect.error) if isinstance(effect, Failed) else m.Done(request)
+            self._answer(session, request, message, keep=call is not None and call.is_put)
+        elif isinstance(effect, Completed) and effect.rows is not None:
             element = queue.definition.element
             check_batch(effect.rows, element)
             columns = gather(effect.rows, element)
             described = describe_columns(columns, [component.dtype for component in element.components])
-            self._send(peer, m.Rows(request, described), encode_columns(columns))
-            session.delivered[request] = session.waiting.pop(request)
+            self._answer(session, request, m.Rows(request, described), encode_columns(columns))
+            call = session.delivered[request] = session.waiting.pop(request)
+            call.rows = effect.rows.count
+        elif session.peer is not None:
+            self._send(session.peer, m.Recall(request))
 
-    def _send(self, peer: PeerId, message: Message, frames: Sequence[Frame] = ()) -> None:
-        self._messages.append((peer, encode(message, frames)))
+    def _answer(
+        self, session: Session, request: int, message: Message, frames: Sequence[Frame] = (), *, keep: bool = False
+    ) -> None:
+        encoded = encode(message, frames)
+        if keep:
+            session.answers[request] = encoded
+        if session.peer is not None:
+            self._messages.append((session.peer, encoded))
+
+    def _send(self, peer: PeerId, message: Message) -> None:
+        self._messages.append((peer, encode(message)))

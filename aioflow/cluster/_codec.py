@@ -18,6 +18,8 @@ from aioflow.cluster._messages import (
     MESSAGES,
     PROTOCOL_VERSION,
     Acknowledge,
+    Ask,
+    Confirm,
     Done,
     Hello,
     Promote,
@@ -59,7 +61,7 @@ _CONTINUATION, _HIGH_BITS = 0x80, 0xC0
 
 _CODES = {message: code for code, message in MESSAGES.items()}
 # What is sent for every element has numbers of our own making only, and shapes of a definition that was checked.
-_TRUSTED = frozenset({Put, Rows, Done, Acknowledge, Promote, Withdraw, Recall})
+_TRUSTED = frozenset({Put, Rows, Done, Ask, Acknowledge, Promote, Withdraw, Recall, Confirm})
 
 
 def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:
@@ -121,7 +123,7 @@ def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
 def _of_this_version(kind: type[Any], fields: list[Any]) -> list[Any]:
     """Of a greeting in another version of the protocol keep the version alone: what else it says, nobody here knows."""
     if kind in {Hello, Welcome} and fields and fields[0] != PROTOCOL_VERSION:
-        return [fields[0], "?"] if kind is Hello else [fields[0], "", "", 0, 1]
+        return [fields[0], "?", "", False] if kind is Hello else [fields[0], "", "", 0, 1]
     return fields
 
 

@@ -1,9 +1,13 @@
 """What goes over the wire: one frozen dataclass for each message, with the limits of each field beside it.
 
 A message is one header frame, msgpack of `[code, field, ...]`, and raw frames for the columns of `Put` and `Rows`. The
-fields' rules (`_fields`) are all that an encoder writes and a decoder accepts. Requests carry an `id` that the client
-chose; each is answered by exactly one of `Done`, `Rows`, `Found`, `Statistics`, `Withdrawn` and `Error`, except that a
-withdrawn get is not answered.
+fields' rules (`_fields`) are all that an encoder writes and a decoder accepts. Requests carry an `id`, the number of
+the request in its session; each is answered by exactly one of `Done`, `Rows`, `Found`, `Statistics`, `Withdrawn` and
+`Error`, except that a withdrawn get is not answered.
+
+A session outlives its connections. Each begins with `Hello` and `Welcome`; then the client sends again what may not
+have arrived: acknowledgements, `Resume`, withdrawals, and every request without an answer. A server knows a request
+that changes a queue by its id: it waits on, or is answered once more, and is never done twice.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MESSAGES", "PROTOCOL_VERSION", "Message", "find_fault"]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Id = Annotated[int, Int(1)]
 Name = Annotated[str, Text()]
@@ -65,10 +69,19 @@ DefinitionFields = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message of a connection; in every version of the protocol it begins with the version."""
+    """The first message of a connection; in every version of the protocol it begins with the version.
+
+    Attributes:
+        version: The client's version of the protocol.
+        session: The session's secret.
+        epoch: That of the server which knows the session; empty where none does yet.
+        beats: Whether the client beats.
+    """
 
     version: Annotated[int, Int(0, 2**31)]
     session: Secret
+    epoch: Name = ""
+    beats: Bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +116,12 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Request rows ahead."""
+    """Request rows ahead: `count`, or up to `runs` times as many if they are there."""
 
     id: Id
     queue: Id
     count: Count
+    runs: Annotated[int, Int(1, 2**16)] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +133,15 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """The rows of a get were handed over; no answer."""
+    """So many rows of a get were handed over in all; no answer."""
 
     id: Id
+    rows: Count
 
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """End a request: a waiting put is answered by `Withdrawn`; a get ends, or its rows go back, without an answer."""
+    """End a request: a put is answered by `Withdrawn`, or as it ended; a get ends, or its rows go back, unanswered."""
 
     id: Id
 
@@ -183,12 +198,13 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Register a producer."""
+    """Register a producer; `renews` says that it was registered before the server restarted."""
 
     id: Id
     queue: Id
     name: Name
     rejoin_s: Seconds
+    renews: Bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +222,26 @@ class Leave:
 @dataclass(frozen=True, slots=True)
 class Bye:
     """The session is over; answered by `Goodbye`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """All acknowledgements were sent again: what was delivered before and not acknowledged goes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """The answers to these requests have come, and need not be kept; everything without one was sent again before."""
+
+    ids: Annotated[list[int], Listed(Int(1))]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The client's process lives; sent through a connection of its own. Answered by `Heard`."""
+
+    session: Secret
+    number: Id
 
 
 # From a server
@@ -307,15 +343,30 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """The server ends the session; an empty reason answers `Bye`."""
+    """The server ends the connection.
 
+    Attributes:
+        kind: The class of the error that the session's calls get; empty in the answer to `Bye`. With `ConnectionLost`
+            the session may go on through a new connection.
+        reason: Why.
+    """
+
+    kind: Name
     reason: Long
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The answer to a beat of a session that is not lost."""
+
+    number: Id
 
 
 # In the order of their codes.
 Message = (
     Hello | Define | Put | Get | Ask | Promote | Acknowledge | Withdraw | Close | Size | IsClosed | Stats | Delete
     | Lookup | Join | Leave | Bye | Welcome | Done | Rows | Found | Statistics | Withdrawn | Error | Recall | Goodbye
+    | Resume | Confirm | Beat | Heard
 )  # fmt: skip
 
 # Codes are for ever: a new message takes a new one, at the end.

@@ -1,28 +1,49 @@
-"""The client's half of the protocol, in plain code: numbers of requests and queues, what is under way, what is owed.
+"""The client's half of the protocol, in plain code: what is under way, what is owed, and what is sent again.
 
-Calls go in, messages come out of `take_messages`; messages go in, events come out of `receive`.
+Calls go in, messages come out of `take_messages`; messages go in, events come out of `take_events`. Rules:
+
+1. A request has a number of its own in the session, and is answered, refused or withdrawn once. Until then it is sent
+   again on each new connection; the server knows it by its number.
+2. Rows that came and were not handed over when a connection ended are the server's again, and are asked for again.
+3. An acknowledgement is kept until the answer to a later request shows that it has arrived.
+4. A put that is withdrawn is not sent again; its withdrawal is, until it is answered.
+5. Puts beyond a queue's window wait here, in order, and a close behind them.
+6. Another epoch: every request on a queue fails with `QueueReset`; a queue without one fails its next. Registrations of
+   producers are made again by themselves.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._answers import unpack_error, unpack_stats
 from aioflow.cluster._codec import decode_columns, encode, pack_definition, unpack_definition
-from aioflow.errors import RemoteProtocolError, VersionMismatch
+from aioflow.cluster._window import Window
+from aioflow.errors import (
+    ConnectionLost,
+    QueueReset,
+    RemoteProtocolError,
+    SessionClosed,
+    VersionMismatch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioflow.cluster._messages import Message
     from aioflow.errors import AioflowError
-    from aioflow.resources import QueueRef
+    from aioflow.resources import QueueKey, QueueRef
     from aioflow.transport import Frame
 
-__all__ = ["Answered", "Ended", "Event", "Peer", "Recalled", "Refused", "Undone", "Welcomed"]
+__all__ = ["Answered", "Ended", "Event", "Parted", "Peer", "Recalled", "Refused", "Undone", "Voided", "Welcomed"]
+
+# A server keeps so many answers of a session at least until it hears that they have come.
+CONFIRM_EVERY = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +63,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request has failed."""
+    """A request has failed; it may be a get that was answered and not handed over."""
 
     id: int
     error: AioflowError
@@ -64,73 +85,191 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """The server has ended the session; an empty reason answers our own bye."""
+class Voided:
+    """What a get was answered and has not handed over is the server's again; it was asked for again."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """The server has ended the connection; the session may go on through another."""
 
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The server has ended the session; without an error it answers our own bye."""
+
+    error: AioflowError | None
+
+
+Event = Welcomed | Answered | Refused | Undone | Recalled | Voided | Parted | Ended
+
 # By what a request is answered if it succeeds; the others are by `Done`.
 _ANSWERS: dict[type[Any], type[Any]] = {m.Get: m.Rows, m.Ask: m.Rows, m.Lookup: m.Found, m.Stats: m.Statistics}
+# What the server does once and keeps the answer of.
+_ONCE = frozenset({m.Put, m.Close, m.Join, m.Leave, m.Delete})
+# What a withdrawal is answered to.
+_WITHDRAWN = frozenset({m.Put, m.Close, m.Join})
 
-Event = Welcomed | Answered | Refused | Undone | Recalled | Ended
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request under way; a get until all of its rows were handed over."""
+
+    id: int
+    kind: type[Any]
+    ref: QueueRef | None
+    encoded: list[Frame]
+    nbytes: int
+    number: int = 0
+    is_held: bool = False
+    is_withdrawn: bool = False
+    is_promoted: bool = False
+    is_delivered: bool = False
+    registers: tuple[str, float] | None = None
+    renews: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Outlet:
+    """The puts of this session on one queue: those under way are counted, the others wait in order."""
+
+    window: Window = field(default_factory=Window)
+    held: deque[_Request] = field(default_factory=deque)
 
 
 class Peer:
-    """The state of one session with one server."""
+    """The state of one session with one server, over all of its connections."""
 
     def __init__(self, session: str, address: str) -> None:
+        self._session = session
         self._address = address
         self._ids = itertools.count(1)
+        self._last_id = 0
+        self._epoch = ""
+        self._is_open = False  # welcomed on the present connection
+        self._said_bye = False
         self._numbers: dict[QueueRef, int] = {}
         self._next_number = itertools.count(1)
-        self._waiting: dict[int, type[Any]] = {}  # id: what answers it
-        self._delivered: set[int] = set()
-        self._said_bye = False
-        self._frames: list[list[Frame]] = [encode(m.Hello(m.PROTOCOL_VERSION, session))]
+        self._defines: dict[int, list[Frame]] = {}  # by number: those not known to have arrived
+        self._requests: dict[int, _Request] = {}
+        self._outlets: dict[QueueKey, _Outlet] = {}
+        self._acks: deque[tuple[int, int, int]] = deque()  # the last id before it, its get, the rows
+        self._to_confirm: list[int] = []
+        self._reset: set[QueueRef] = set()
+        self._producers: dict[tuple[QueueRef, str], float] = {}
+        self._late_ack: tuple[int, int] | None = None  # not encoded yet: the next of the same get replaces it
+        self._frames: list[list[Frame]] = []
+        self._events: list[Event] = []
 
     def take_messages(self) -> list[list[Frame]]:
-        """Return what is to be sent, in order."""
+        """Return what is to be sent on the present connection, in order."""
+        self._flush_ack()
         frames, self._frames = self._frames, []
         return frames
+
+    def take_events(self) -> list[Event]:
+        """Return what has happened, in order."""
+        events, self._events = self._events, []
+        return events
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has welcomed the session on the present connection."""
+        return self._is_open
+
+    # The connection
+
+    def connected(self, *, beats: bool) -> None:
+        """Greet on a new connection."""
+        self._frames = [encode(m.Hello(m.PROTOCOL_VERSION, self._session, self._epoch, beats))]
+
+    def disconnected(self) -> None:
+        """Send nothing more on a connection that has ended."""
+        self._is_open = False
+        self._late_ack = None
+        self._frames.clear()
 
     # Calls
 
     def request(self, ref: QueueRef | None, make: Callable[[int, int], Message], frames: Sequence[Frame] = ()) -> int:
-        """Send a request made of a new id and the number of a queue; return the id.
+        """Issue a request made of a new id and the number of a queue; return the id.
 
         Raises:
-            LocalProtocolError: A field is not within its limits; the request is not sent.
+            LocalProtocolError: A field is not within its limits; nothing was issued.
+            QueueReset: The server has restarted, and no other call on this queue was told.
         """
+        if self._reset and ref in self._reset:
+            self._reset.remove(ref)
+            raise self._queue_reset(ref)
+        return self._issue(ref, make, frames).id
+
+    def _issue(
+        self, ref: QueueRef | None, make: Callable[[int, int], Message], frames: Sequence[Frame] = ()
+    ) -> _Request:
         number = self._number(ref) if ref is not None else 0
-        request = next(self._ids)
-        message = make(request, number)
+        message = make(self._last_id + 1, number)
         encoded = encode(message, frames)
-        self._waiting[request] = _ANSWERS.get(type(message), m.Done)
-        self._frames.append(encoded)
-        if isinstance(message, m.Delete) and ref is not None:
+        kind = type(message)
+        nbytes = sum(map(len, frames)) if frames else 0
+        self._last_id = next(self._ids)
+        request = _Request(self._last_id, kind, ref, encoded, nbytes, number)
+        self._requests[request.id] = request
+        if isinstance(message, m.Join):
+            request.registers = message.name, message.rejoin_s
+        elif isinstance(message, m.Leave) and ref is not None:
+            self._producers.pop((ref, message.name), None)
+        if kind is m.Put or (isinstance(message, m.Close) and not message.cancel_pending):
+            self._offer(request)
+        elif self._is_open:
+            self._push(encoded)
+        if kind is m.Delete and ref is not None:
             del self._numbers[ref]  # the server forgets it, too: who deletes as many queues as it makes keeps nothing
         return request
 
-    def promote(self, request: int) -> None:
+    def promote(self, id_: int) -> None:
         """Make a request ahead a get, unless its rows are here."""
-        if request in self._waiting:
-            self._send(m.Promote(request))
+        request = self._requests.get(id_)
+        if request is not None and not request.is_delivered and not request.is_promoted:
+            request.is_promoted = True
+            self._send(m.Promote(id_))
 
-    def acknowledge(self, request: int) -> None:
-        """Say that the rows of a get were handed over."""
-        if request in self._delivered:
-            self._delivered.remove(request)
-            self._send(m.Acknowledge(request))
+    def acknowledge(self, id_: int, rows: int, *, is_all: bool) -> None:
+        """Say that so many rows of a get were handed over in all."""
+        request = self._requests.get(id_)
+        if request is None or not request.is_delivered:
+            return
+        if is_all:
+            del self._requests[id_]
+        acks = self._acks
+        if acks and acks[-1][1] == id_:
+            acks.pop()
+        acks.append((self._last_id, id_, rows))
+        if self._is_open:
+            if self._late_ack is not None and self._late_ack[0] != id_:
+                self._flush_ack()
+            self._late_ack = id_, rows
 
-    def withdraw(self, request: int) -> None:
-        """End a request; only a waiting put is answered then."""
-        answer = self._waiting.get(request)
-        if answer is m.Rows:
-            del self._waiting[request]
-        if answer is not None or request in self._delivered:
-            self._delivered.discard(request)
-            self._send(m.Withdraw(request))
+    def withdraw(self, id_: int) -> None:
+        """End a request; only of a put that is under way is the outcome told."""
+        request = self._requests.get(id_)
+        if request is None or request.is_withdrawn:
+            return
+        if request.is_held and request.ref is not None:
+            self._outlets[request.ref.key].held.remove(request)
+            del self._requests[id_]
+            self._events.append(Undone(id_, 0))
+            self._release(request.ref.key)
+        elif request.kind in _WITHDRAWN:
+            request.is_withdrawn = True
+            self._send(m.Withdraw(id_))
+        elif request.kind not in _ONCE:
+            del self._requests[id_]
+            if _ANSWERS.get(request.kind) is m.Rows:
+                self._send(m.Withdraw(id_))
 
     def bye(self) -> None:
         """End the session."""
@@ -138,57 +277,113 @@ class Peer:
         self._send(m.Bye())
 
     def _send(self, message: Message) -> None:
-        self._frames.append(encode(message))
+        if self._is_open:
+            self._push(encode(message))
+
+    def _push(self, encoded: list[Frame]) -> None:
+        self._flush_ack()
+        self._frames.append(encoded)
+
+    def _flush_ack(self) -> None:
+        if self._late_ack is not None:
+            self._frames.append(encode(m.Acknowledge(*self._late_ack)))
+            self._late_ack = None
 
     def _number(self, ref: QueueRef) -> int:
         number = self._numbers.get(ref)
         if number is None:
             number = next(self._next_number)
             private = bool(ref.key.session)
-            self._send(m.Define(number, ref.key.container, ref.key.name, private, pack_definition(ref.definition)))
+            definition = pack_definition(ref.definition)
+            encoded = encode(m.Define(number, ref.key.container, ref.key.name, private, definition))
             self._numbers[ref] = number
+            self._defines[number] = encoded
+            if self._is_open:
+                self._push(encoded)
         return number
+
+    # Puts within the window (rule 5)
+
+    def _offer(self, request: _Request) -> None:
+        assert request.ref is not None
+        outlet = self._outlets.get(request.ref.key)
+        if outlet is None:
+            outlet = self._outlets[request.ref.key] = _Outlet()
+        request.is_held = True
+        outlet.held.append(request)
+        self._release(request.ref.key)
+
+    def _release(self, key: QueueKey) -> None:
+        """Send what waits as far as the window admits."""
+        outlet = self._outlets.get(key)
+        if outlet is None:
+            return
+        while outlet.held and (outlet.held[0].kind is m.Close or outlet.window.admits(outlet.held[0].nbytes)):
+            request = outlet.held.popleft()
+            request.is_held = False
+            if request.kind is m.Put:
+                outlet.window.add(request.nbytes)
+            if self._is_open:
+                self._push(request.encoded)
+        if not outlet.held and not outlet.window.puts:
+            del self._outlets[key]
 
     # Messages
 
-    def receive(self, message: Message, frames: Sequence[Frame]) -> Event | None:
-        """Take a message of the server; None where nobody waits for it any more.
+    def receive(self, message: Message, frames: Sequence[Frame]) -> None:
+        """Take a message of the server.
 
         Raises:
             RemoteProtocolError: A server does not send that.
         """
-        if isinstance(message, m.Welcome):
-            return self._welcomed(message)
-        if isinstance(message, m.Goodbye):
-            return Ended(message.reason if message.reason or self._said_bye else "it gave no reason")
-        if isinstance(message, m.Recall):
-            return Recalled(message.id) if message.id in self._delivered else None
-        if not isinstance(message, (m.Done, m.Rows, m.Found, m.Statistics, m.Withdrawn, m.Error)):
-            raise RemoteProtocolError(f"{self._address} sent {type(message).__name__}, which only a client sends")
-        expected = self._waiting.pop(message.id, None)
-        if expected is None:
-            return None
-        if not isinstance(message, (expected, m.Error if expected is m.Rows else (m.Error, m.Withdrawn))):
+        match message:
+            case m.Welcome():
+                self._welcomed(message)
+            case m.Goodbye():
+                self._ended(message)
+            case m.Recall():
+                request = self._requests.get(message.id)
+                if request is not None and request.is_delivered:
+                    self._events.append(Recalled(message.id))
+            case m.Done() | m.Rows() | m.Found() | m.Statistics() | m.Withdrawn() | m.Error():
+                self._take_answer(message, frames)
+            case _:
+                raise RemoteProtocolError(f"{self._address} sent {type(message).__name__}, which only a client sends")
+
+    def _take_answer(
+        self, message: m.Done | m.Rows | m.Found | m.Statistics | m.Withdrawn | m.Error, frames: Sequence[Frame]
+    ) -> None:
+        request = self._requests.get(message.id)
+        if request is None or request.is_delivered:
+            return
+        expected = _ANSWERS.get(request.kind, m.Done)
+        allowed = (expected, m.Error, m.Withdrawn) if request.kind in _WITHDRAWN else (expected, m.Error)
+        if not isinstance(message, allowed):
             came = type(message).__name__
             raise RemoteProtocolError(f"{self._address} answered with {came}; expected {expected.__name__} or Error")
-        return self._answer(message, frames)
-
-    def _welcomed(self, welcome: m.Welcome) -> Event:
-        if welcome.version == m.PROTOCOL_VERSION:
-            return Welcomed(welcome)
-        return Ended(
-            f"{VersionMismatch.__name__}: the server speaks version {welcome.version} of the protocol and the client "
-            f"version {m.PROTOCOL_VERSION}; install the same aioflow on both sides"
-        )
+        event = self._answer(request, message, frames)
+        self._defines.pop(request.number, None)
+        while self._acks and self._acks[0][0] < request.id:
+            self._acks.popleft()
+        self._events.append(event)
+        if not request.is_delivered:
+            self._close_request(request)
 
     def _answer(
-        self, message: m.Done | m.Rows | m.Found | m.Statistics | m.Withdrawn | m.Error, frames: Sequence[Frame]
+        self,
+        request: _Request,
+        message: m.Done | m.Rows | m.Found | m.Statistics | m.Withdrawn | m.Error,
+        frames: Sequence[Frame],
     ) -> Event:
         match message:
             case m.Rows():
-                self._delivered.add(message.id)
-                return Answered(message.id, decode_columns(message.columns, frames))
+                columns = decode_columns(message.columns, frames)
+                request.is_delivered = True
+                return Answered(message.id, columns)
             case m.Done():
+                if request.registers is not None and request.ref is not None:
+                    name, rejoin_s = request.registers
+                    self._producers[request.ref, name] = rejoin_s
                 return Answered(message.id, message.value)
             case m.Found():
                 return Answered(message.id, unpack_definition(message.definition))
@@ -198,3 +393,94 @@ class Peer:
                 return Undone(message.id, message.rows)
             case m.Error():
                 return Refused(message.id, unpack_error(message, self._address))
+
+    def _close_request(self, request: _Request) -> None:
+        del self._requests[request.id]
+        if request.kind in _ONCE:
+            self._to_confirm.append(request.id)
+            if len(self._to_confirm) >= CONFIRM_EVERY:
+                self._send(m.Confirm(self._to_confirm))
+                self._to_confirm = []
+        if request.kind is m.Put and request.ref is not None:
+            outlet = self._outlets[request.ref.key]
+            outlet.window.remove(request.nbytes)
+            self._release(request.ref.key)
+
+    # The session
+
+    def _welcomed(self, welcome: m.Welcome) -> None:
+        if welcome.version != m.PROTOCOL_VERSION:
+            reason = (
+                f"{self._address}: the server speaks version {welcome.version} of the protocol and the client "
+                f"version {m.PROTOCOL_VERSION}; install the same aioflow on both sides"
+            )
+            self._events.append(Ended(VersionMismatch(reason)))
+            return
+        self._is_open = True
+        self._events.append(Welcomed(welcome))
+        if self._epoch and welcome.epoch != self._epoch:
+            self._reset_queues()
+        self._epoch = welcome.epoch
+        self._send_again()
+
+    def _send_again(self) -> None:
+        """Bring a new connection to where the last one was (rules 1 to 4)."""
+        for _, id_, rows in self._acks:
+            self._send(m.Acknowledge(id_, rows))
+        self._send(m.Resume())
+        self._frames += self._defines.values()
+        for request in self._requests.values():
+            if request.is_withdrawn:
+                self._send(m.Withdraw(request.id))
+            elif not request.is_held:
+                self._push(request.encoded)
+                if request.is_delivered:
+                    request.is_delivered = False
+                    self._events.append(Voided(request.id))
+                if request.is_promoted:
+                    self._send(m.Promote(request.id))
+
+    def _reset_queues(self) -> None:
+        """Rule 6."""
+        pending = [request for request in self._requests.values() if request.ref is not None]
+        self._reset = set(self._numbers) - {request.ref for request in pending if request.ref is not None}
+        self._numbers.clear()
+        self._defines.clear()
+        self._outlets.clear()
+        self._acks.clear()
+        self._to_confirm.clear()
+        for request in pending:
+            assert request.ref is not None
+            del self._requests[request.id]
+            if request.renews and request.registers is not None:
+                self._producers[request.ref, request.registers[0]] = request.registers[1]
+            self._events.append(Refused(request.id, self._queue_reset(request.ref)))
+        producers, self._producers = self._producers, {}
+        self._is_open = False  # what follows is sent with all else
+        for (ref, name), rejoin_s in producers.items():
+            self._issue(ref, partial(_renew, name=name, rejoin_s=rejoin_s)).renews = True
+        self._is_open = True
+
+    def _queue_reset(self, ref: QueueRef) -> QueueReset:
+        return QueueReset(
+            f"queue {ref.key.name!r}: the server at {self._address} was started anew and what the queue held is gone; "
+            "the next call goes to a new, empty queue"
+        )
+
+    def _ended(self, goodbye: m.Goodbye) -> None:
+        reason = f"{self._address} has ended the session: {goodbye.reason}"
+        match goodbye.kind:
+            case "":
+                self._events.append(Ended(None if self._said_bye else ConnectionLost(f"{reason}it gave no reason")))
+            case ConnectionLost.__name__:
+                self._events.append(Parted(goodbye.reason))
+            case SessionClosed.__name__:
+                self._events.append(Ended(SessionClosed(reason)))
+            case VersionMismatch.__name__:
+                self._events.append(Ended(VersionMismatch(f"{self._address}: {goodbye.reason}")))
+            case _:
+                self._events.append(Ended(ConnectionLost(reason)))
+
+
+def _renew(request: int, queue: int, name: str, rejoin_s: float) -> m.Join:
+    return m.Join(request, queue, name, rejoin_s, renews=True)

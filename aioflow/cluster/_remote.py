@@ -1,88 +1,112 @@
-"""The host behind a connection: the shell around `_peer`."""
+"""The host behind a connection: calls as requests of a session, whose connection `_link` keeps up."""
 
 from __future__ import annotations
 
 import copy
 import secrets
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from aioflow.cluster import _messages as m
-from aioflow.cluster._codec import decode, describe_columns, encode_columns
+from aioflow.cluster._codec import describe_columns, encode_columns
 from aioflow.cluster._fields import NAME_CHARS_MAX
-from aioflow.cluster._peer import Answered, Ended, Peer, Recalled, Refused, Undone, Welcomed
-from aioflow.errors import (
-    AioflowError,
-    ConnectFailed,
-    ConnectionLost,
-    PlacementError,
-    RemoteProtocolError,
-    SessionClosed,
-    VersionMismatch,
-)
-from aioflow.runtime import Background, Waiter, Withdrawn, finish
-from aioflow.transport import find_transport
+from aioflow.cluster._link import Link
+from aioflow.cluster._peer import Answered, Peer, Recalled, Refused, Undone, Voided, Welcomed
+from aioflow.errors import PlacementError, SessionClosed
+from aioflow.runtime import Waiter, Withdrawn, now
+from aioflow.specs import Strings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from aioflow.cluster._peer import Event
+    from aioflow.errors import AioflowError
     from aioflow.names import DeviceName
     from aioflow.queues import Segment
     from aioflow.resources import LostProducer, QueueKey, QueueRef
     from aioflow.runtime import Request, SessionConfig
     from aioflow.specs import Column
-    from aioflow.transport import Connection, Frame
+    from aioflow.transport import Frame
 
 __all__ = ["RemoteHost"]
 
-# A closing session waits this long for the server's answer, so that its puts and acknowledgements are known to be
-# there.
-GOODBYE_S = 0.5
+_Make = Callable[[int, int], m.Message]
 
 # The end of a traceback says most; the header of a message has 64 KiB.
 TRACEBACK_CHARS = 8192
+
+# Who iterates acknowledges no more often than this: each message costs about 0.1 ms of waking the transport.
+ACKNOWLEDGE_EVERY_S = 0.001
 
 
 class _Call:
     """A request under way."""
 
-    __slots__ = ("_columns", "_host", "id", "is_get", "on_recall", "rows_left", "waiter")
+    __slots__ = ("_columns", "_host", "_rows", "_taken", "_waiter", "id", "is_get", "on_recall")
 
-    def __init__(
-        self, host: RemoteHost, request: int, on_recall: Callable[[Request], None] | None, *, get: bool
-    ) -> None:
-        self.waiter: Waiter[Any] = Waiter()
-        self.id = request
+    def __init__(self, host: RemoteHost, on_recall: Callable[[Request], None] | None, *, get: bool) -> None:
+        self.id = 0
         self.is_get = get
         self.on_recall = on_recall
-        self.rows_left = 0
+        self._waiter: Waiter[Any] = Waiter()
         self._columns: tuple[Column, ...] = ()
+        self._rows = 0
+        self._taken = 0
         self._host = host
+
+    @property
+    def waiter(self) -> Waiter[Any]:
+        """Its outcome; a new one when rows that had come are the server's again, as it was not heard for too long."""
+        if self._rows:
+            self._host.check_rows()
+        return self._waiter
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that may be handed over."""
+        if self._rows:
+            self._host.check_rows()
+        return self._rows - self._taken
 
     def answer(self, value: Any) -> None:
         if self.is_get:
-            self._columns = value
-            self.rows_left = value[0].shape[0]
-        self.waiter.resolve(value)
+            self._columns, self._taken = value, 0
+            self._rows = value[0].shape[0]
+        self._waiter.resolve(value)
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error, also if rows have come."""
+        self.void()
+        self._waiter.fail(error)
+
+    def void(self) -> None:
+        """Let go of rows that have come: they are the server's again."""
+        self._columns, self._rows, self._taken = (), 0, 0
+        if self._waiter.is_set:
+            self._waiter = Waiter()
 
     def columns(self) -> tuple[Column, ...]:
         self._host.check()  # what had come and was not handed over is the queue's again when a session is over
         return self._columns
 
     def acknowledge(self) -> None:
-        self._host.acknowledge(self)
+        self._host.acknowledge(self, self._rows)
 
     def take(self, count: int) -> tuple[Column, ...]:
         columns = self.columns()
-        assert count == self.rows_left
-        self.rows_left = 0
-        self.acknowledge()
-        return columns
+        start = self._taken
+        self._taken = stop = start + count
+        if stop < self._rows:
+            self._host.acknowledge_late(self, stop, is_all=False)
+            return _rows(columns, start, stop)
+        self._host.acknowledge_late(self, stop, is_all=True)
+        return _rows(columns, start, stop) if start else columns
 
     def withdraw(self) -> None:
-        self.rows_left = 0
+        self._columns, self._rows, self._taken = (), 0, 0
         self._host.withdraw(self)
 
     def promote(self) -> None:
@@ -90,47 +114,30 @@ class _Call:
 
 
 class RemoteHost:
-    """The queues of a server, through one connection."""
+    """The queues of a server, through one session."""
 
     def __init__(self, address: str, config: SessionConfig) -> None:
         self.lost_s = config.lost_s
         self._address = address
-        self._connect_s = config.connect_s
-        self._peer = Peer(secrets.token_hex(16), address)
-        self._calls: dict[int, _Call] = {}
-        self._ahead: dict[int, _Call] = {}  # requests ahead whose rows are here and not handed over
-        self._connection: Connection | None = None
-        self._background = Background(self._failed)
-        self._welcome: Waiter[None] = Waiter()
+        secret = secrets.token_hex(16)
+        self._peer = Peer(secret, address)
+        self._link = Link(address, config, self._peer, secret, self._happened, self._end)
+        self._calls: dict[int, _Call] = {}  # those that wait
+        self._delivered: dict[int, _Call] = {}  # gets whose rows are here and not all handed over
         self._info = m.Welcome(0, "", "", 0, 1)
-        self._goodbye: Waiter[None] = Waiter()
         self._error: AioflowError | None = None
+        self._acknowledged_at = 0.0
+        self._is_late = anyio.Event()
 
     async def open(self) -> None:
         """Connect and be welcomed, waiting up to `connect_s` for a server that is still starting."""
-        group = await self._background.start()
-        try:
-            with anyio.move_on_after(self._connect_s):
-                self._connection = await find_transport(self._address).connect(self._address, self, group)
-                self._send()
-                await self._welcome.wait()
-                return
-            raise ConnectFailed(  # noqa: TRY301 - disconnects as any other error does
-                f"no aioflow server answered at {self._address} within {self._connect_s} s; "
-                f"start one with: aioflow serve --bind {self._address}"
-            )
-        except BaseException:
-            await finish(self._disconnect)
-            raise
+        await self._link.open()
+        self._link.start_soon(self._acknowledge_late)
 
     async def close(self) -> None:
         """Say bye, wait for the answer within a bound, and disconnect."""
-        lost = self._error is not None
         self._end(SessionClosed("the session was closed while this operation waited"))
-        if not lost:
-            self._peer.bye()
-            self._send()
-        await finish(self._part)
+        await self._link.close()
 
     def check_task(self, device: DeviceName, key: QueueKey) -> None:
         """Refuse a device of a task that is not this server's."""
@@ -161,9 +168,10 @@ class RemoteHost:
         """Dequeue rows."""
         return self._request(ref, lambda request, queue: m.Get(request, queue, count, up_to), get=True)
 
-    def ask(self, ref: QueueRef, count: int, runs: int, on_recall: Callable[[Request], None]) -> _Call:  # noqa: ARG002
+    def ask(self, ref: QueueRef, count: int, runs: int, on_recall: Callable[[Request], None]) -> _Call:
         """Request rows ahead."""
-        return self._request(ref, lambda request, queue: m.Ask(request, queue, count), get=True, on_recall=on_recall)
+        make: _Make = lambda request, queue: m.Ask(request, queue, count, runs)  # noqa: E731 - typed
+        return self._request(ref, make, get=True, on_recall=on_recall)
 
     def close_queue(self, ref: QueueRef, *, cancel_pending: bool) -> _Call:
         """Close a queue."""
@@ -191,7 +199,7 @@ class RemoteHost:
 
     def join(self, ref: QueueRef, name: str, rejoin_s: float) -> _Call:
         """Register a producer."""
-        return self._request(ref, lambda request, queue: m.Join(request, queue, name, rejoin_s))
+        return self._request(ref, lambda request, queue: m.Join(request, queue, name, rejoin_s, False))  # noqa: FBT003
 
     def leave(self, ref: QueueRef, name: str, lost: LostProducer | None) -> _Call:
         """Take a producer out."""
@@ -210,102 +218,103 @@ class RemoteHost:
         if self._error is not None:
             raise copy.copy(self._error)  # an instance that is raised again and again keeps every traceback
 
-    def acknowledge(self, call: _Call) -> None:
+    def check_rows(self) -> None:
+        """Let go of all rows that have come if the server was not heard for `lost_s`: it will give them to others."""
+        if self._error is None and not self._link.check():
+            for call in self._delivered.values():
+                call.void()
+            self._calls |= self._delivered
+            self._delivered.clear()
+
+    def acknowledge(self, call: _Call, rows: int) -> None:
         """Say that the rows of a get were handed over: written to the socket before this returns."""
-        self._ahead.pop(call.id, None)
-        self._peer.acknowledge(call.id)
-        self._send()
+        self._delivered.pop(call.id, None)
+        self._peer.acknowledge(call.id, rows, is_all=True)
+        self._link.send()
+
+    def acknowledge_late(self, call: _Call, rows: int, *, is_all: bool) -> None:
+        """Say that so many rows were handed over in all: at once, or soon if something was said just now."""
+        if is_all:
+            self._delivered.pop(call.id, None)
+        self._peer.acknowledge(call.id, rows, is_all=is_all)
+        time = now()
+        if time >= self._acknowledged_at + ACKNOWLEDGE_EVERY_S:
+            self._acknowledged_at = time
+            self._link.send()
+        elif not self._is_late.is_set():
+            self._is_late.set()
+
+    async def _acknowledge_late(self) -> None:
+        while True:
+            await self._is_late.wait()
+            await anyio.sleep(ACKNOWLEDGE_EVERY_S)
+            self._is_late = anyio.Event()
+            self._link.send()
 
     def withdraw(self, call: _Call) -> None:
         """End a call; a withdrawn get is not answered."""
-        self._ahead.pop(call.id, None)
+        self._delivered.pop(call.id, None)
         self._peer.withdraw(call.id)
         if call.is_get and self._calls.pop(call.id, None) is not None:
             call.waiter.fail(Withdrawn(0))
-        self._send()
+        self._link.send()
 
     def promote(self, call: _Call) -> None:
         """Make a request ahead a get."""
         self._peer.promote(call.id)
-        self._send()
+        self._link.send()
 
     def _request(
         self,
         ref: QueueRef | None,
-        make: Callable[[int, int], m.Message],
+        make: _Make,
         frames: Sequence[Frame] = (),
         *,
         get: bool = False,
         on_recall: Callable[[Request], None] | None = None,
     ) -> _Call:
         self.check()
-        call = _Call(self, self._peer.request(ref, make, frames), on_recall, get=get)
+        call = _Call(self, on_recall, get=get)
+        call.id = self._peer.request(ref, make, frames)
         self._calls[call.id] = call
-        self._send()
+        self._link.send()
         return call
 
-    def _send(self) -> None:
-        if self._connection is not None:
-            for frames in self._peer.take_messages():
-                self._connection.send(frames)
+    # What happens
 
-    # What arrives
-
-    def received(self, frames: list[Frame]) -> None:
-        """Handle one message of the server."""
-        try:
-            event = self._peer.receive(*decode(frames))
-        except RemoteProtocolError as error:
-            self._end(error)
-            return
+    def _happened(self, event: Event) -> None:
         match event:
             case Welcomed(welcome):
                 self._info = welcome
-                self._welcome.resolve(None)
             case Recalled(request):
-                self._recall(request)
-            case Ended(reason):
-                self._ended(reason)
-            case Answered() | Refused() | Undone():
-                self._answer(event)
-            case None:
+                call = self._delivered.get(request)
+                if call is not None and call.on_recall is not None:
+                    call.on_recall(call)
+            case Voided(request):
+                call = self._delivered.pop(request, None)
+                if call is not None:
+                    call.void()
+                    self._calls[request] = call
+            case Answered(request, value):
+                self._answered(request, value)
+            case Refused(request, error):
+                self._failed(request, error)
+            case Undone(request, rows):
+                self._failed(request, Withdrawn(rows))
+            case _:
                 pass
 
-    def _answer(self, event: Answered | Refused | Undone) -> None:
-        call = self._calls.pop(event.id, None)
-        if call is None:
-            return
-        match event:
-            case Answered(_, value):
-                if call.on_recall is not None:
-                    self._ahead[call.id] = call
-                call.answer(value)
-            case Refused(_, error):
-                call.waiter.fail(error)
-            case Undone(_, rows):
-                call.waiter.fail(Withdrawn(rows))
+    def _answered(self, request: int, value: Any) -> None:
+        call = self._calls.pop(request, None)
+        if call is not None:
+            if call.is_get:
+                self._delivered[request] = call
+            call.answer(value)
 
-    def _recall(self, request: int) -> None:
-        call = self._ahead.get(request)
-        if call is not None and call.on_recall is not None:
-            call.on_recall(call)
-
-    def lost(self, error: AioflowError) -> None:
-        """Learn that the server has gone."""
-        self._end(error)
-
-    def _ended(self, reason: str) -> None:
-        if not reason:
-            self._goodbye.resolve(None)
-        elif reason.startswith(VersionMismatch.__name__):
-            self._end(VersionMismatch(f"{self._address}: {reason}"))
-        else:
-            self._end(ConnectionLost(f"{self._address} has ended the session: {reason}"))
-
-    def _failed(self, error: BaseException) -> None:
-        lost = ConnectionLost(f"the connection to {self._address} broke: {error!r}")
-        lost.__cause__ = error
-        self._end(lost)
+    def _failed(self, request: int, error: AioflowError) -> None:
+        call = self._calls.pop(request, None) or self._delivered.pop(request, None)
+        if call is not None:
+            call.fail(error)
 
     def _end(self, error: AioflowError) -> None:
         """Fail everything that waits and everything to come."""
@@ -314,16 +323,8 @@ class RemoteHost:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.waiter.fail(copy.copy(error))
-        self._welcome.fail(error)
-        if not isinstance(error, SessionClosed):
-            self._goodbye.resolve(None)
 
-    async def _part(self) -> None:
-        with anyio.move_on_after(GOODBYE_S):
-            await self._goodbye.wait()
-        await self._disconnect()
 
-    async def _disconnect(self) -> None:
-        if self._connection is not None:
-            await self._connection.aclose()
-        await self._background.stop()
+def _rows(columns: tuple[Column, ...], start: int, stop: int) -> tuple[Column, ...]:
+    rows = slice(start, stop)
+    return tuple([column.take(rows) if isinstance(column, Strings) else column[rows] for column in columns])

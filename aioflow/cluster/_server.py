@@ -74,7 +74,7 @@ class Server:
         self._bind = spec.task_address(self._job, self._task)
         info = TaskInfo(secrets.token_hex(8), self._job, self._task, spec.num_tasks())
         resources = Resources(np.random.default_rng, session_s=self._config.session_s, bytes_required=True)
-        self._broker = Broker(resources, info, self._config.lost_s)
+        self._broker = Broker(resources, info, self._config.lost_s, self._config.session_s)
         self._connections: dict[PeerId, Connection] = {}
         self._peers = itertools.count(1)
         self._listeners: list[Listener] = []
@@ -156,6 +156,7 @@ class Server:
     def _accept(self, connection: Connection) -> _Receiver:
         peer = next(self._peers)
         self._connections[peer] = connection
+        self._broker.accept(peer, is_local=connection.is_local)
         return _Receiver(self, peer)
 
     def received(self, peer: PeerId, frames: list[Frame]) -> None:
@@ -176,7 +177,7 @@ class Server:
     def lost(self, peer: PeerId) -> None:
         """Take out a peer that has gone."""
         self._connections.pop(peer, None)
-        self._broker.lost(peer, now(), "its connection was lost")
+        self._broker.lost(peer, now())
         self._send()
 
     def _expire(self, now: float) -> None:
@@ -188,6 +189,10 @@ class Server:
             connection = self._connections.get(peer)
             if connection is not None:
                 connection.send(frames)
+        for peer in self._broker.take_dropped():
+            connection = self._connections.pop(peer, None)
+            if connection is not None:
+                connection.abort()
         if self._broker.take_deadline_moved():
             self._timer.changed()
 
@@ -207,5 +212,5 @@ class _Receiver:
     def received(self, frames: list[Frame]) -> None:
         self._server.received(self._peer, frames)
 
-    def lost(self, error: TransportError) -> None:  # noqa: ARG002 - Receiver's; the broker has its own words
+    def lost(self, error: TransportError) -> None:  # noqa: ARG002 - the broker has its own words
         self._server.lost(self._peer)

@@ -48,6 +48,8 @@ class QueueResource:
         self._joins: deque[_Join] = deque()
         self._effects: list[Effect] = []
         self._closing = False
+        self._silent: dict[str, set[str]] = {}  # names that count as lost until their session resumes
+        self._waive_at: float | None = None
 
     @property
     def definition(self) -> QueueDefinition:
@@ -97,8 +99,26 @@ class QueueResource:
         if not self.sessions:
             self.left_at = now
         self._joins = deque(join for join in self._joins if join.session != session)
+        self.silence(session, now, reason)
+        self._silent.pop(session, None)
+
+    def silence(self, session: str, now: float, reason: str) -> None:
+        """Count a session's registrations as lost until it resumes."""
         for name in [name for name, holder in self._producers.present.items() if holder == session]:
+            self._silent.setdefault(session, set()).add(name)
             self.leave(name, LostProducer(name, reason), now)
+
+    def resume(self, session: str) -> None:
+        """Register a session's producers again, where nobody took their names and the queue is open."""
+        for name in sorted(self._silent.pop(session, ())):
+            if name not in self._producers.present and not self.machine.is_closed and not self._closing:
+                self._producers.join(session, name)
+        self._report_lost()
+
+    def waive(self, at: float) -> None:
+        """Expect no further names after `at`: those who had come and left before a restart do not come again."""
+        if self._waive_at is None:
+            self._waive_at = at
 
     def abort(self, error: AioflowError) -> None:
         """Fail whatever waits, for a name too, and drop what is held: the queue is deleted."""
@@ -117,6 +137,10 @@ class QueueResource:
                 "give each producer a name of its own"
             )
             self._effects.append(Failed(join.ticket, SpecMismatch(reason)))
+        if self._waive_at is not None and now >= self._waive_at:
+            self._waive_at = None
+            self._producers.needed = 1
+            self._close_if_left()
         if self._producers.away:
             self._producers.expire(now)
             self._close_if_left()
@@ -125,6 +149,8 @@ class QueueResource:
         """When `expire` has something to do."""
         yield from (join.give_up for join in self._joins)
         yield from (back_by for back_by, _ in self._producers.away.values())
+        if self._waive_at is not None:
+            yield self._waive_at
 
     def _serve_joins(self) -> None:
         for join in list(self._joins):

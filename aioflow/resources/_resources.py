@@ -125,6 +125,20 @@ class Resources:
             self.delete(key)
         return touched
 
+    def silence(self, session: str, now: float, reason: str) -> list[QueueResource]:
+        """Count a session's registrations as lost until it resumes; return the queues that have effects."""
+        touched = [queue for queue in self.queues.values() if session in queue.sessions]
+        for queue in touched:
+            queue.silence(session, now, reason)
+        return touched
+
+    def resume(self, session: str) -> list[QueueResource]:
+        """Register a session's producers again, if it was silenced; return the queues that have effects."""
+        touched = [queue for queue in self.queues.values() if session in queue.sessions]
+        for queue in touched:
+            queue.resume(session)
+        return touched
+
     def expire(self, now: float) -> list[QueueResource]:
         """Do what is due by `now`, and return the queues that may have effects."""
         touched = [queue for queue in self.queues.values() if any(due <= now for due in queue.deadlines())]

@@ -35,6 +35,11 @@ class Background:
         self._task: asyncio.Task[None] | None = None
         self._is_started = False
 
+    @property
+    def group(self) -> TaskGroup:
+        """The task group, once it was started."""
+        return self._started.value
+
     async def start(self) -> TaskGroup:
         """Start, and return the task group."""
         self._is_started = True

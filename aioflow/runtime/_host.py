@@ -35,13 +35,12 @@ class Withdrawn(AioflowError):
 
 
 class Call(Protocol):
-    """One operation under way.
+    """One operation under way."""
 
-    Attributes:
-        waiter: Its outcome.
-    """
-
-    waiter: Waiter[Any]
+    @property
+    def waiter(self) -> Waiter[Any]:
+        """Its outcome."""
+        ...
 
     def columns(self) -> tuple[Column, ...]:
         """The rows of a get that has succeeded, one column for each component."""
@@ -61,12 +60,12 @@ class Request(Call, Protocol):
 
     A host that reconnects asks again by itself: rows that have come and were not handed over are gone then, and
     `waiter` is another one, which is not set. So look at both anew each time.
-
-    Attributes:
-        rows_left: Rows that have come and were not handed over; 0 while it waits, and when it has ended.
     """
 
-    rows_left: int
+    @property
+    def rows_left(self) -> int:
+        """Rows that have come and were not handed over; 0 while it waits, and when it has ended."""
+        ...
 
     def take(self, count: int) -> tuple[Column, ...]:
         """Hand over the next `count` rows, at most `rows_left`: acknowledge and return them. The last ends the request.
@@ -173,8 +172,10 @@ async def complete_get(call: Call) -> tuple[Column, ...]:
 async def complete_request(request: Request, count: int) -> tuple[Column, ...]:
     """Wait for rows and hand over the next `count`, or what there is; however else this ends, all goes back."""
     try:
-        await _settle(request)
-        return request.take(min(count, request.rows_left))
+        while True:
+            await _settle(request)
+            if left := request.rows_left:
+                return request.take(min(count, left))
     except BaseException:
         request.withdraw()
         raise

@@ -34,6 +34,11 @@ class Waiter(Generic[T]):
         self._error: BaseException | None = None
         self._parked: Any = None  # the asyncio future or trio task of who waits now
 
+    @property
+    def value(self) -> T:
+        """The value that was set."""
+        return self._value  # type: ignore[return-value]
+
     def resolve(self, value: T) -> None:
         """Set the value; the waiting task runs later, never from within."""
         if not self.is_set:

@@ -1,0 +1,285 @@
+"""The connection of a session: the shell around `_peer` that connects, beats, notices a loss, and connects again."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from aioflow.cluster import _messages as m
+from aioflow.cluster._codec import decode, encode
+from aioflow.cluster._peer import Ended, Parted, Welcomed
+from aioflow.errors import AioflowError, ConnectFailed, ConnectionLost, RemoteProtocolError, TransportError
+from aioflow.runtime import Background, Waiter, finish, now
+from aioflow.transport import find_transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from aioflow.cluster._peer import Event, Peer
+    from aioflow.runtime import SessionConfig
+    from aioflow.transport import Beats, Connection, Frame
+
+__all__ = ["Link"]
+
+# A closing session waits this long for the server's answer, so that its puts and acknowledgements are known to be
+# there.
+GOODBYE_S = 0.5
+# One attempt to connect again: a path that swallows everything is given up and tried anew, so that what heals is in use
+# within this and the longest pause.
+ATTEMPT_S = 2.0
+# Pauses between attempts, each of random length up to twice the last: a server that was started anew is not met by all
+# its clients in the same moment.
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0
+
+logger = logging.getLogger("aioflow.session")
+
+
+class Link:
+    """Keeps a session connected until it is closed, ended by the server, or out of reach for `session_s`.
+
+    Args:
+        address: Of the server.
+        config: The session's settings.
+        peer: The session.
+        on_event: Told what has happened to its requests.
+        on_end: Told why the session is over, unless it was closed.
+        secret: The session's secret, for its beats.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        config: SessionConfig,
+        peer: Peer,
+        secret: str,
+        on_event: Callable[[Event], None],
+        on_end: Callable[[AioflowError], None],
+    ) -> None:
+        self._address = address
+        self._config = config
+        self._peer = peer
+        self._secret = secret
+        self._on_event = on_event
+        self._on_end = on_end
+        self._background = Background(self._failed)
+        self._connection: Connection | None = None
+        self._numbers = 0  # of connections: what an earlier one still says is not heard
+        self._beats: Beats | None = None
+        self._offset_s = 0.0  # between the clocks of the beats and of the event loop
+        self._welcomed_at = 0.0
+        self._welcome: Waiter[None] = Waiter()
+        self._goodbye: Waiter[None] = Waiter()
+        self._lost = anyio.Event()
+        self._reason = ""
+        self._is_over = False
+
+    async def open(self) -> None:
+        """Connect and be welcomed, waiting up to `connect_s` for a server that is still starting."""
+        group = await self._background.start()
+        try:
+            with anyio.move_on_after(self._config.connect_s):
+                await self._connect()
+                group.start_soon(self._keep)
+                if self._beats is not None:
+                    group.start_soon(self._watch)
+                return
+            raise ConnectFailed(  # noqa: TRY301 - disconnects as any other error does
+                f"no aioflow server answered at {self._address} within {self._config.connect_s} s; "
+                f"start one with: aioflow serve --bind {self._address}"
+            )
+        except BaseException:
+            self._is_over = True
+            await finish(self._disconnect)
+            raise
+
+    def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine function until the link is closed."""
+        self._background.group.start_soon(function)
+
+    async def close(self) -> None:
+        """Say bye, wait for the answer within a bound, and disconnect."""
+        if not self._is_over and self._peer.is_open:
+            self._peer.bye()
+            self.send()
+        else:
+            self._goodbye.resolve(None)
+        self._is_over = True
+        await finish(self._part)
+
+    def send(self) -> None:
+        """Send what the peer has to say, and tell what has happened."""
+        if self._connection is not None:
+            for frames in self._peer.take_messages():
+                self._connection.send(frames)
+        self._tell()
+
+    def check(self) -> bool:
+        """Whether the server has been heard lately; if not, connect again: what it had sent is its own again."""
+        if self._silent_s() <= self._config.lost_s:
+            return True
+        self._lose(f"it has answered no beat for {self._config.lost_s} s")
+        return False
+
+    def end(self, error: AioflowError) -> None:
+        """End the session: nothing is sent or heard any more."""
+        self._welcome.fail(error)
+        self._goodbye.resolve(None)
+        if not self._is_over:
+            self._is_over = True
+            self._lost.set()
+            self._on_end(error)
+
+    # The life of a connection
+
+    async def _connect(self) -> None:
+        """Connect and wait for the welcome; the caller bounds the wait."""
+        self._welcome = Waiter()
+        self._numbers += 1
+        transport = find_transport(self._address)
+        receiver = _Receiver(self, self._numbers)
+        self._connection = await transport.connect(self._address, receiver, self._background.group)
+        if self._beats is None:
+            self._beats = await transport.beat(
+                self._address,
+                lambda number: encode(m.Beat(self._secret, number)),
+                _read_answer,
+                self._config.heartbeat_s,
+            )
+            self._offset_s = now() - self._beats.answered_at if self._beats is not None else 0.0
+        self._peer.connected(beats=self._beats is not None)
+        self.send()
+        await self._welcome.wait()
+
+    async def _keep(self) -> None:
+        """Connect again whenever the connection is lost."""
+        while not self._is_over:
+            await self._lost.wait()
+            if not self._is_over:
+                await self._reconnect()
+
+    async def _reconnect(self) -> None:
+        since, pause_s = now(), PAUSE_FIRST_S
+        session_s = self._config.session_s
+        logger.warning("lost %s (%s); trying again for %g s", self._address, self._reason, session_s)
+        while not self._is_over:
+            left_s = since + session_s - now()
+            if left_s <= 0:
+                reason = f"{self._address} was out of reach for {session_s} s: {self._reason}"
+                self.end(ConnectionLost(reason))
+                return
+            self._lost = anyio.Event()
+            with anyio.move_on_after(min(ATTEMPT_S, left_s)):
+                try:
+                    await self._connect()
+                except TransportError as error:
+                    self._reason = str(error)
+                else:
+                    logger.warning("connected to %s again after %.1f s", self._address, now() - since)
+                    return
+            self._drop()
+            await anyio.sleep(min(pause_s * (0.5 + random.random()), max(0.0, left_s)))  # noqa: S311 - no secret
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+    async def _watch(self) -> None:
+        """Notice when no beat is answered any more."""
+        while not self._is_over:
+            if self._peer.is_open:
+                self.check()
+            await anyio.sleep(max(0.01, self._config.lost_s - self._silent_s()))
+
+    def _silent_s(self) -> float:
+        """How long ago the latest sign of life of the server was asked for."""
+        if self._beats is None:
+            return 0.0
+        return now() - max(self._beats.answered_at + self._offset_s, self._welcomed_at)
+
+    def _lose(self, reason: str) -> None:
+        """Be without a connection, and have another one made."""
+        if self._connection is not None:
+            self._reason = reason
+            self._drop()
+            self._lost.set()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        self._numbers += 1
+        self._peer.disconnected()
+
+    # What arrives
+
+    def received(self, number: int, frames: list[Frame]) -> None:
+        """Handle one message of the server."""
+        if number != self._numbers:
+            return
+        try:
+            self._peer.receive(*decode(frames))
+        except RemoteProtocolError as error:
+            self.end(error)
+        self.send()
+
+    def gone(self, number: int, error: TransportError) -> None:
+        """Learn that a connection has ended."""
+        if number == self._numbers:
+            self._welcome.fail(error)
+            self._lose(str(error))
+
+    def _tell(self) -> None:
+        for event in self._peer.take_events():
+            match event:
+                case Welcomed():
+                    self._welcomed_at = now()
+                    self._on_event(event)
+                    self._welcome.resolve(None)
+                case Parted(reason):
+                    self._welcome.fail(ConnectionLost(f"{self._address} has ended the connection: {reason}"))
+                    self._lose(reason)
+                case Ended(None):
+                    self._goodbye.resolve(None)
+                case Ended(error):
+                    assert error is not None
+                    self.end(error)
+                case _:
+                    self._on_event(event)
+
+    def _failed(self, error: BaseException) -> None:
+        lost = ConnectionLost(f"the connection to {self._address} broke: {error!r}")
+        lost.__cause__ = error
+        self.end(lost)
+
+    async def _part(self) -> None:
+        with anyio.move_on_after(GOODBYE_S):
+            await self._goodbye.wait()
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        try:
+            if self._beats is not None:
+                await self._beats.aclose()
+        finally:
+            if self._connection is not None:
+                await self._connection.aclose()
+            await self._background.stop()
+
+
+class _Receiver:
+    """Ties what one connection says to its number."""
+
+    def __init__(self, link: Link, number: int) -> None:
+        self._link = link
+        self._number = number
+
+    def received(self, frames: list[Frame]) -> None:
+        self._link.received(self._number, frames)
+
+    def lost(self, error: TransportError) -> None:
+        self._link.gone(self._number, error)
+
+
+def _read_answer(frames: list[Frame]) -> int:
+    message, _ = decode(frames)
+    return message.number if isinstance(message, m.Heard) else 0

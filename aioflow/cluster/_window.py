@@ -1,0 +1,35 @@
+"""How much one session may offer to one queue that does not take it yet: the payload waits in the server's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Window"]
+
+# Two groups of a writer of large elements (64 images of 150 KB are 9.6 MB) fit, so that one is on its way while the
+# other is taken.
+BYTES_MAX = 32 << 20
+# So many small puts cost a server about a megabyte besides their payload.
+PUTS_MAX = 1024
+
+
+@dataclass(slots=True)
+class Window:
+    """Puts under way from one session to one queue. The client keeps to it, and the server ends who does not."""
+
+    puts: int = 0
+    nbytes: int = 0
+
+    def admits(self, nbytes: int) -> bool:
+        """Whether one more put may be under way; a single one always may."""
+        return not self.puts or (self.puts < PUTS_MAX and self.nbytes + nbytes <= BYTES_MAX)
+
+    def add(self, nbytes: int) -> None:
+        """Count a put."""
+        self.puts += 1
+        self.nbytes += nbytes
+
+    def remove(self, nbytes: int) -> None:
+        """Count one less."""
+        self.puts -= 1
+        self.nbytes -= nbytes
