@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCURACY_MIN = 93.0
+LOSS_MAX = 2.6
 INTERRUPTED_S = 2.0  # within which everything has ended after a Ctrl-C
 
 # The bound of every wait in this file: a line or an exit that does not come fails the test.
@@ -84,14 +86,16 @@ def _exists(pid: int) -> bool:
 @contextmanager
 def started(*arguments: str) -> Generator[Example]:
     """Start an example in a process group and with a temporary folder of its own; nothing outlives the block."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIOFLOW_", "DIGITS_"))}
+    # Unbuffered programs write a line and its end one after the other, and lines of several processes would mix.
+    ours = ("AIOFLOW_", "DIGITS_", "SENTENCES_", "PYTHONUNBUFFERED")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     # The folder's name is short because the address of a unix socket has room for about 100 characters.
     with (
         tempfile.TemporaryDirectory(prefix="flow-") as folder,
         subprocess.Popen(
             [sys.executable, *arguments],
             cwd=EXAMPLES,
-            env=environment | {"TMPDIR": folder, "PYTHONUNBUFFERED": "1"},
+            env=environment | {"TMPDIR": folder},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -157,5 +161,50 @@ def test_an_interrupted_part_of_the_digits_ends_the_others(name: str, reason: st
         assert example.finish() == 1, example.output
         assert monotonic() - interrupted < INTERRUPTED_S
         assert re.search(rf"^run.py: {reason}$", example.output, re.MULTILINE), example.output
+        assert "Traceback" not in example.output
+        assert example.leftovers() == []
+
+
+@pytest.mark.parametrize("loaders", [1, 3])
+def test_sentences_are_learned_from_every_one_once_an_epoch(loaders: int) -> None:
+    """The held-out loss falls at each test, no sentence is lost or doubled, and nothing is left behind."""
+    with started("sentences/run.py", "--loaders", str(loaders), "--epochs", "2") as example:
+        assert example.finish() == 0, example.output
+        losses = [float(loss) for loss in re.findall(r"sentences: held-out loss (\S+) nats/byte", example.output)]
+        assert len(losses) == 3
+        assert losses == sorted(losses, reverse=True)
+        assert losses[0] == pytest.approx(np.log(256), abs=0.001)
+        assert losses[-1] < LOSS_MAX
+        assert f"the held-out loss fell from {losses[0]:.3f} to {losses[-1]:.3f} nats/byte" in example.output
+        shares = [int(count) for count in re.findall(r"loader-\d has (\d+) sentences", example.output)]
+        assert len(shares) == loaders
+        assert f"each of the {sum(shares)} sentences arrived exactly once in each of the 2 epochs" in example.output
+        assert len(example.pids) == 1 + 1 + loaders + 1
+        assert example.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "moment", "code", "reason"),
+    [
+        ("run.py", r"[1-9]\d* sentences: held-out loss", 130, ""),
+        (
+            "loader-1",
+            r"loader-1 has",
+            1,
+            r"^run.py: (loader-1 ended with exit code 130|trainer ended with exit code 1)$",
+        ),
+        ("trainer", r"held-out loss", 1, r"^run.py: trainer ended with exit code 130$"),
+    ],
+    ids=["run", "loader", "trainer"],
+)
+def test_an_interrupt_ends_all_of_the_sentences(name: str, moment: str, code: int, reason: str) -> None:
+    """Whichever part it comes to: there is no traceback, and no process or file is left."""
+    with started("sentences/run.py", "--loaders", "3", "--epochs", "1000") as example:
+        example.read_until(moment)
+        interrupted = monotonic()
+        example.interrupt(name)
+        assert example.finish() == code, example.output
+        assert monotonic() - interrupted < INTERRUPTED_S
+        assert re.search(reason, example.output, re.MULTILINE), example.output
         assert "Traceback" not in example.output
         assert example.leftovers() == []
