@@ -117,6 +117,62 @@ def test_hello_queue_prints_its_squares_in_batches() -> None:
         assert example.output.splitlines() == ["[0 1 4 9]", "[16 25 36 49]", "[64 81]"]
 
 
+def test_many_producers_end_the_queue_and_the_lost_one_is_told() -> None:
+    """What the failed loader had put is there, and its traceback comes from its process to the consumer."""
+    with started("many_producers.py") as example:
+        assert example.finish() == 0, example.output
+        assert "loader-1 was lost: ValueError: invalid literal for int() with base 10: 'thirty'" in example.output
+        assert example.output.count("was lost") == 1
+        assert re.search(r'many_producers.py", line \d+, in load\n +await numbers.enqueue', example.output)
+        total = sum([1, 2, 3, 4, 10, 20, 100, 200, 300, 400])
+        assert f"took 10 numbers, their sum is {total}" in example.output
+        assert re.findall(r"(loader-\d) ended with exit code (\d)", example.output) == [
+            ("loader-0", "0"),
+            ("loader-1", "1"),
+            ("loader-2", "0"),
+        ]
+        assert example.leftovers() == []
+
+
+def test_cancels_and_timeouts_lose_nothing() -> None:
+    """Both sides are cut short, and each element still comes once, in order."""
+    with started("cancel_and_timeout.py") as example:
+        assert example.finish() == 0, example.output
+        lines = example.output.splitlines()
+        assert lines[0] == "no 3 elements in time; the 2 that were there still are: size 2"
+        assert lines[1].startswith("no room for 4 more in time: size 4; aioflow: 2 rows are in the queue")
+        assert lines[2] == "in order, each once: [1 2 3 4]"
+        assert re.fullmatch(r"cut short: dequeue_up_to \d+ times, enqueue \d+ times", lines[3]), example.output
+        assert lines[4] == "lost: 0, doubled: 0, in order: True"
+
+
+def test_names_make_dicts_of_elements() -> None:
+    """One, a batch, a wrong one that is refused by its name, and the same components without names."""
+    with started("names_and_dicts.py") as example:
+        assert example.finish() == 0, example.output
+        refused, *rest = example.output.splitlines()
+        assert refused.startswith("refused: queue 'steps'")
+        assert "'acton'" in refused
+        assert rest == [
+            "one: {'observation': [0.0, 0.5], 'action': 1, 'reward': 0.25}",
+            "batch: {'observation': 'float32 (2, 2)', 'action': 'int64 (2,)', 'reward': 'float32 (2,)'}",
+            "mean reward: 0.625",
+            "without names: [5. 6.] 4 1.0",
+        ]
+
+
+def test_epochs_are_whole_and_the_next_one_fills_meanwhile() -> None:
+    """Every element comes in its own epoch, and some of the next one are in before it is over."""
+    with started("epochs.py") as example:
+        assert example.finish() == 0, example.output
+        for epoch in range(3):
+            batches = re.findall(rf"^epoch {epoch}: \[(.*)\], (\d+) of the next", example.output, re.MULTILINE)
+            elements = [int(word) for numbers, _ in batches for word in numbers.split()]
+            assert sorted(elements) == [100 * epoch + 10 * loader + n for loader in range(2) for n in range(8)]
+            assert f"epoch {epoch} is over: 16 elements" in example.output
+            assert any(int(ahead) > 0 for _, ahead in batches) == (epoch < 2)
+
+
 @pytest.mark.parametrize(("loaders", "trainers"), [(1, 1), (3, 1), (3, 2)])
 def test_digits_are_learned_from_every_sample_once_an_epoch(loaders: int, trainers: int) -> None:
     """Each trainer's model is good enough, no sample is lost or doubled, and nothing is left behind."""
