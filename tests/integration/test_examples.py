@@ -173,6 +173,18 @@ def test_epochs_are_whole_and_the_next_one_fills_meanwhile() -> None:
             assert any(int(ahead) > 0 for _, ahead in batches) == (epoch < 2)
 
 
+def test_blocking_trainer_learns_from_every_sample() -> None:
+    """A call's timeout passes, every sample of the thread arrives, and the line is the one they were made from."""
+    with started("blocking_trainer.py") as example:
+        assert example.finish() == 0, example.output
+        lines = example.output.splitlines()
+        assert lines[0] == "nothing came within 10 ms: no loader has started"
+        losses = [float(loss) for loss in re.findall(r"loss (\S+)$", example.output, re.MULTILINE)]
+        assert len(losses) == 3
+        assert losses == sorted(losses, reverse=True)
+        assert lines[-1] == "learned from 2000 samples: y = 3.0 x -1.0"
+
+
 @pytest.mark.parametrize(("loaders", "trainers"), [(1, 1), (3, 1), (3, 2)])
 def test_digits_are_learned_from_every_sample_once_an_epoch(loaders: int, trainers: int) -> None:
     """Each trainer's model is good enough, no sample is lost or doubled, and nothing is left behind."""
