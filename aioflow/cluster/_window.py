@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 __all__ = ["Window"]
 
-# Two groups of a writer of large elements (64 images of 150 KB are 9.6 MB) fit, so that one is on its way while the
-# other is taken.
-BYTES_MAX = 32 << 20
+# A round trip of a megabyte takes about a millisecond: enough to keep a server busy, and little beside the smallest
+# capacity that holds such elements.
+BYTES_MAX = 8 << 20
 # So many small puts cost a server about a megabyte besides their payload.
 PUTS_MAX = 1024
 
