@@ -64,8 +64,8 @@ class Connection(Protocol):
         """
         ...
 
-    def send(self, frames: Sequence[Frame]) -> None:
-        """Send one message, in order and without waiting; after a loss it is dropped silently. Views are C-contiguous.
+    def send(self, *messages: Sequence[Frame]) -> None:
+        """Send messages, in order and without waiting; after a loss they are dropped silently. Views are C-contiguous.
 
         What is sent from within `received` is written together with what else is sent there, soon after; what is sent
         elsewhere is written before this returns, unless earlier messages still wait for the other side.
@@ -74,7 +74,8 @@ class Connection(Protocol):
         is cut off, and the receiver learns of its loss soon after.
 
         Raises:
-            LocalProtocolError: There is no frame, or more or larger ones than the transport carries.
+            LocalProtocolError: A message has no frame, or more or larger ones than the transport carries; it and those
+                behind it were not sent.
             ConnectFailed: The connection was made before a fork, by the parent process.
         """
         ...

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 
 # Elements beside the queue's capacity by which a producer may be ahead of its consumer: groups and requests under way.
-UNDER_WAY = 512
+UNDER_WAY = 1024
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Workload:
         It is more than the producer can be ahead: the queue is as full as it gets when the time begins, and the
         producer still works when it ends, so that nothing that is timed was prepared before or is missing at the end.
         """
-        return self.capacity + UNDER_WAY
+        return self.capacity + max(UNDER_WAY, self.capacity // 4)
 
     @property
     def total(self) -> int:

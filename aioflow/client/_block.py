@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Block"]
 
-# What is allocated at once, but for one row that is larger.
-BLOCK_BYTES = 1 << 20
-
 # What stands for exactly a number of its kind, beside NumPy's own scalar; an int has to fit.
 _PYTHON_SCALARS: dict[str, type] = {"b": bool, "i": int, "u": int}
 
@@ -35,7 +32,7 @@ class Block:
     def __init__(self, definition: QueueDefinition, row_bytes: int, rows_max: int) -> None:
         """Allocate nothing yet."""
         self.count = 0
-        self.room = min(rows_max, -(-BLOCK_BYTES // max(1, row_bytes)))
+        self.room = rows_max
         self.row_bytes = row_bytes
         self._element = definition.element
         self._is_named = definition.element.names is not None
@@ -70,6 +67,22 @@ class Block:
                 return False
         self.count = row + 1
         return True
+
+    def add_many(self, value: Any) -> int:
+        """Copy in rows whose columns have exactly the dtypes and shapes, if there is room; return how many."""
+        row, columns = self.count, self._columns or self._allocate()
+        if type(value) is not tuple or self._is_named or len(value) != len(columns):
+            return 0
+        rows = len(value[0]) if type(value[0]) is np.ndarray and value[0].ndim else 0
+        if not 0 < rows <= self.room - row:
+            return 0
+        for column, (dtype, shape, _) in zip(value, self._fits, strict=True):
+            if type(column) is not np.ndarray or column.dtype is not dtype or column.shape != (rows, *shape):
+                return 0
+        for column, given in zip(columns, value, strict=True):
+            column[row : row + rows] = given
+        self.count = row + rows
+        return rows
 
     def add_row(self, columns: tuple[Column, ...]) -> None:
         """Copy in columns of one row, for which there is room."""

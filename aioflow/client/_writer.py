@@ -28,6 +28,9 @@ __all__ = ["Writer"]
 # Groups under way: while the server takes one, the next fills.
 GROUPS_MAX = 2
 
+# A group that fills while others are under way becomes so many times larger: the busier the server, the fewer messages.
+GROWTH = 8
+
 # What a cancelled or failed exit may take to flush, and again to withdraw what was not accepted.
 EXIT_S = 0.5
 
@@ -43,6 +46,7 @@ class Writer:
         self._queue = queue
         self._batch = batch
         self._batch_bytes = batch_bytes
+        self._rows_max = batch
         self._delay_s = delay_s
         # What is buffered: segments, and behind them the block, where elements have one size and the writer is open.
         self._segments: list[Segment] = []
@@ -67,8 +71,10 @@ class Writer:
         self._forget = session.flush_at_close(self._flush_kept)
         definition = self._ref.definition
         if (row_bytes := definition.element.nbytes) is not None:
-            rows_max = min(self._batch, -(-self._batch_bytes // max(1, row_bytes)))
+            rows_max = min(self._batch * GROWTH, -(-self._batch_bytes // max(1, row_bytes)))
             self._block = Block(definition, row_bytes, rows_max)
+        share = definition.capacity // 4 if definition.capacity > 0 else self._batch * GROWTH
+        self._rows_max = max(self._batch, min(self._batch * GROWTH, share))
         self._is_open = True
         return self
 
@@ -92,7 +98,7 @@ class Writer:
         await finish(partial(self._flush_bounded, error))
 
     async def write(self, element: Any) -> None:
-        """Buffer one element; waits while two groups are under way. A cancelled write has not buffered it.
+        """Buffer one element; waits while two groups are under way and a third is full. A cancelled one adds nothing.
 
         Raises:
             SpecMismatch: The value does not fit; nothing was buffered.
@@ -103,7 +109,7 @@ class Writer:
         if (
             block is not None
             and self._error is None
-            and len(self._calls) < GROUPS_MAX
+            and self._may_buffer()
             and not is_turn_due()
             and block.add(element)
         ):
@@ -116,6 +122,12 @@ class Writer:
 
         They are grouped like single elements, and are not split. Waits and raises as `write`.
         """
+        block = self._block
+        if block is not None and self._error is None and self._may_buffer() and not is_turn_due():
+            rows = block.add_many(columns)
+            if rows:
+                self._count(rows, rows * block.row_bytes)
+                return
         await self._write(columns, many=True)
 
     async def flush(self) -> None:
@@ -130,7 +142,7 @@ class Writer:
             raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
         segment = self._queue._convert(value, many=many)  # noqa: SLF001
         await give_turn()
-        if len(self._calls) >= GROUPS_MAX:
+        if not self._may_buffer():
             await self._await_calls(GROUPS_MAX - 1)
         self._raise_kept()
         if self._block is not None and not many:
@@ -140,11 +152,21 @@ class Writer:
             self._segments.append(segment)
         self._count(segment.rows, segment.nbytes(slice(0, segment.rows)))
 
+    def _may_buffer(self) -> bool:
+        """Whether a group may be sent, or else what is buffered may grow, as none under way has ended."""
+        calls = self._calls
+        if len(calls) < GROUPS_MAX:
+            return True
+        return not (self._is_full() or (self._rows >= self._batch and calls[0][0].waiter.is_set))
+
+    def _is_full(self) -> bool:
+        return self._rows >= self._rows_max or self._bytes >= self._batch_bytes
+
     def _count(self, rows: int, nbytes: int) -> None:
         """Count what was buffered just now, and send if it is enough."""
         self._rows += rows
         self._bytes += nbytes
-        if self._rows >= self._batch or self._bytes >= self._batch_bytes:
+        if (self._rows >= self._batch or self._bytes >= self._batch_bytes) and len(self._calls) < GROUPS_MAX:
             self._send()
         elif not self._is_late:
             self._is_late = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode, encode
 from aioflow.cluster._peer import Ended, Parted, Welcomed
 from aioflow.errors import AioflowError, ConnectFailed, ConnectionLost, RemoteProtocolError, TransportError
-from aioflow.runtime import Background, Waiter, finish, now
+from aioflow.runtime import Background, Waiter, event_loop_clock, finish, now
 from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class Link:
         on_event: Told what has happened to its requests.
         on_end: Told why the session is over, unless it was closed.
         secret: The session's secret, for its beats.
+
+    Attributes:
+        clock: That of the event loop.
     """
 
     def __init__(
@@ -70,6 +74,9 @@ class Link:
         self._beats: Beats | None = None
         self._offset_s = 0.0  # between the clocks of the beats and of the event loop
         self._welcomed_at = 0.0
+        self._fresh_until = 0.0  # until then `check` need not look
+        self._is_due = anyio.Event()
+        self.clock = now
         self._welcome: Waiter[None] = Waiter()
         self._goodbye: Waiter[None] = Waiter()
         self._lost = anyio.Event()
@@ -79,6 +86,8 @@ class Link:
     async def open(self) -> None:
         """Connect and be welcomed, waiting up to `connect_s` for a server that is still starting."""
         group = await self._background.start()
+        self.clock = event_loop_clock()
+        group.start_soon(self._send_when_due)
         try:
             with anyio.move_on_after(self._config.connect_s):
                 await self._connect()
@@ -111,14 +120,24 @@ class Link:
 
     def send(self) -> None:
         """Send what the peer has to say, and tell what has happened."""
-        if self._connection is not None:
-            for frames in self._peer.take_messages():
-                self._connection.send(frames)
+        if self._connection is not None and (messages := self._peer.take_messages()):
+            self._connection.send(*messages)
         self._tell()
+
+    def send_soon(self) -> None:
+        """Send once the tasks that run now have said what they have to say: together it costs little more than one."""
+        if not self._is_due.is_set():
+            self._is_due.set()
+
+    async def _send_when_due(self) -> None:
+        while True:
+            await self._is_due.wait()
+            self._is_due = anyio.Event()
+            self.send()
 
     def check(self) -> bool:
         """Whether the server has been heard lately; if not, connect again: what it had sent is its own again."""
-        if self._silent_s() <= self._config.lost_s:
+        if self.clock() < self._fresh_until or self._silent_s() <= self._config.lost_s:
             return True
         self._lose(f"it has answered no beat for {self._config.lost_s} s")
         return False
@@ -193,8 +212,11 @@ class Link:
     def _silent_s(self) -> float:
         """How long ago the latest sign of life of the server was asked for."""
         if self._beats is None:
+            self._fresh_until = math.inf
             return 0.0
-        return now() - max(self._beats.answered_at + self._offset_s, self._welcomed_at)
+        heard_at = max(self._beats.answered_at + self._offset_s, self._welcomed_at)
+        self._fresh_until = heard_at + self._config.lost_s
+        return self.clock() - heard_at
 
     def _lose(self, reason: str) -> None:
         """Be without a connection, and have another one made."""

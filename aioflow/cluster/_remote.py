@@ -16,8 +16,8 @@ from aioflow.cluster._fields import NAME_CHARS_MAX
 from aioflow.cluster._link import Link
 from aioflow.cluster._peer import Answered, Peer, Recalled, Refused, Undone, Voided, Welcomed
 from aioflow.errors import PlacementError, SessionClosed
-from aioflow.runtime import Waiter, Withdrawn, now
-from aioflow.specs import Strings
+from aioflow.runtime import Waiter, Withdrawn
+from aioflow.specs import take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,7 +237,7 @@ class RemoteHost:
         if is_all:
             self._delivered.pop(call.id, None)
         self._peer.acknowledge(call.id, rows, is_all=is_all)
-        time = now()
+        time = self._link.clock()
         if time >= self._acknowledged_at + ACKNOWLEDGE_EVERY_S:
             self._acknowledged_at = time
             self._link.send()
@@ -277,7 +277,10 @@ class RemoteHost:
         call = _Call(self, on_recall, get=get)
         call.id = self._peer.request(ref, make, frames)
         self._calls[call.id] = call
-        self._link.send()
+        if frames or on_recall is not None:
+            self._link.send_soon()
+        else:
+            self._link.send()
         return call
 
     # What happens
@@ -327,4 +330,4 @@ class RemoteHost:
 
 def _rows(columns: tuple[Column, ...], start: int, stop: int) -> tuple[Column, ...]:
     rows = slice(start, stop)
-    return tuple([column.take(rows) if isinstance(column, Strings) else column[rows] for column in columns])
+    return tuple([take_rows(column, rows) for column in columns])

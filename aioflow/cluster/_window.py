@@ -7,8 +7,10 @@ from dataclasses import dataclass
 __all__ = ["Window"]
 
 # A round trip of a megabyte takes about a millisecond: enough to keep a server busy, and little beside the smallest
-# capacity that holds such elements.
+# capacity that holds such elements. Two groups of 64 images (9.6 MB each) may be under way as well: while one is taken,
+# the next is on its way.
 BYTES_MAX = 8 << 20
+TWO_PUTS_BYTES_MAX = 32 << 20
 # So many small puts cost a server about a megabyte besides their payload.
 PUTS_MAX = 1024
 
@@ -22,7 +24,9 @@ class Window:
 
     def admits(self, nbytes: int) -> bool:
         """Whether one more put may be under way; a single one always may."""
-        return not self.puts or (self.puts < PUTS_MAX and self.nbytes + nbytes <= BYTES_MAX)
+        if self.puts <= 1:
+            return not self.puts or self.nbytes + nbytes <= TWO_PUTS_BYTES_MAX
+        return self.puts < PUTS_MAX and self.nbytes + nbytes <= BYTES_MAX
 
     def add(self, nbytes: int) -> None:
         """Count a put."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import TYPE_CHECKING
 
-__all__ = ["now"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["event_loop_clock", "now"]
 
 
 def now() -> float:
@@ -13,9 +17,13 @@ def now() -> float:
 
     On trio it starts anywhere, and on uvloop it stands still within a turn of the loop.
     """
+    return event_loop_clock()()
+
+
+def event_loop_clock() -> Callable[[], float]:
+    """Return `now` for the event loop that runs: to find the loop costs more than to read its clock."""
     try:
-        loop = asyncio.get_running_loop()
+        return asyncio.get_running_loop().time
     except RuntimeError:
-        time: float = sys.modules["trio"].current_time()
-        return time
-    return loop.time()
+        clock: Callable[[], float] = sys.modules["trio"].current_time
+        return clock

@@ -67,15 +67,16 @@ class SimulatedConnection:
         """False: it is as a connection between hosts."""
         return False
 
-    def send(self, frames: Sequence[Frame]) -> None:
-        """Send one message; after a loss or a close it is dropped.
+    def send(self, *messages: Sequence[Frame]) -> None:
+        """Send messages; after a loss or a close they are dropped.
 
         Raises:
-            LocalProtocolError: The message has no frame.
+            LocalProtocolError: A message has no frame.
         """
-        if not frames:
-            raise LocalProtocolError(f"a message to {self._peer} has no frame; send at least one")
-        self.end.send([bytes(frame) for frame in frames])
+        for frames in messages:
+            if not frames:
+                raise LocalProtocolError(f"a message to {self._peer} has no frame; send at least one")
+            self.end.send([bytes(frame) for frame in frames])
 
     async def aclose(self) -> None:
         """Close this end; what was sent is on its way, and arrives before the other learns of it."""

@@ -1,7 +1,8 @@
 """aioflow: a FIFOQueue on a server of its own, over ipc.
 
-Single elements go through a `writer`, which groups them. Chunks are put with `enqueue_many`, by a few tasks at the same
-time, so that the next chunks are on their way while one is accepted, as multiprocessing.Queue's thread has it.
+Everything goes through a `writer`, which groups elements and chunks while others are on their way, as the thread of a
+multiprocessing.Queue does. Groups of images are the size of the consumer's batches. Where elements are small, the
+consumer asks for more batches ahead than by default.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from benchmarks.meter import Meter
 from benchmarks.systems.producer import producing
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from benchmarks.measurement import Measurement
     from benchmarks.workloads import Workload
 
-PUTS = 4  # chunks under way
-GROUP_BYTES = 16 << 20  # a group of the writer holds 64 images
+GROUP = 512  # rows of small chunks in a group
+PREFETCH = 8
 
 
 def consume(workload: Workload) -> Measurement:
@@ -56,7 +57,7 @@ async def _consume(address: str, workload: Workload) -> Measurement:
     meter, queue = Meter(workload), _queue(workload)
     async with flow.Session(address):
         if workload.batch:
-            async for payload, labels in queue.batches(workload.batch):
+            async for payload, labels in queue.batches(workload.batch, prefetch=PREFETCH if workload.chunk else 2):
                 meter.batch(payload, labels)
         else:
             async for payload, label in queue:
@@ -70,19 +71,14 @@ def _produce(address: str, workload: Workload) -> None:
 
 async def _write(address: str, workload: Workload) -> None:
     elements, queue = Elements(workload), _queue(workload)
-    async with flow.Session(address), queue.producer(), queue.writer(batch_bytes=GROUP_BYTES) as writer:
+    group_bytes = workload.batch * workload.element_bytes or 1 << 20
+    async with flow.Session(address), queue.producer(), queue.writer(batch_bytes=group_bytes) as writer:
         for number in range(workload.total):
             await writer.write(elements[number])
 
 
 async def _put_chunks(address: str, workload: Workload) -> None:
     elements, queue = Elements(workload), _queue(workload)
-
-    async def put(numbers: Iterator[int]) -> None:
-        for number in numbers:
-            await queue.enqueue_many(elements.chunk(number))
-
-    async with flow.Session(address), queue.producer(), asyncio.TaskGroup() as tasks:
-        numbers = iter(range(workload.total // workload.chunk))
-        for _ in range(PUTS):
-            tasks.create_task(put(numbers))
+    async with flow.Session(address), queue.producer(), queue.writer(batch=GROUP) as writer:
+        for number in range(workload.total // workload.chunk):
+            await writer.write_many(elements.chunk(number))

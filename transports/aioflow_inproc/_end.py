@@ -60,17 +60,17 @@ class End:
         """Whether nothing is handed over any more."""
         return self._finished.is_set()
 
-    def send(self, frames: Sequence[Frame]) -> None:
-        """Put one message in the other end's inbox; after a loss or a close it is dropped.
+    def send(self, *messages: Sequence[Frame]) -> None:
+        """Put messages in the other end's inbox; after a loss or a close they are dropped.
 
         Raises:
-            LocalProtocolError: The message has no frame.
+            LocalProtocolError: A message has no frame.
         """
-        if not frames:
-            raise LocalProtocolError(f"a message to {self._peer} has no frame; send at least one")
-        if self._closing or self._other is None or self._other.finished:
-            return
-        self._other._arrive([_kept(frame) for frame in frames])  # noqa: SLF001
+        for frames in messages:
+            if not frames:
+                raise LocalProtocolError(f"a message to {self._peer} has no frame; send at least one")
+            if not self._closing and self._other is not None and not self._other.finished:
+                self._other._arrive([_kept(frame) for frame in frames])  # noqa: SLF001
 
     async def aclose(self) -> None:
         """Close this end after the other has been handed what was sent, bounded by `CLOSE_S`."""

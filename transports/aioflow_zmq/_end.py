@@ -55,29 +55,35 @@ class End(ABC):
         """Whether the end of the connection proves that the other process has ended or let go of it."""
         return self._is_local
 
-    def send(self, frames: Sequence[Frame]) -> None:
-        """Send one message without waiting; after a loss or a close it is dropped.
+    def send(self, *messages: Sequence[Frame]) -> None:
+        """Send messages without waiting, together where they are small; after a loss or a close they are dropped.
 
         A peer for which more than `OUTBOX_MESSAGES_MAX` messages wait is cut off, and its loss told.
 
         Raises:
-            LocalProtocolError: The message exceeds a limit; nothing was sent.
+            LocalProtocolError: A message exceeds a limit; it and those behind it were not sent.
             ConnectFailed: This process was forked from the one that made the connection.
         """
         check_generation(self._socket.generation, self._name)
-        sizes = measure(frames, self._name)
-        if not self._is_open or self._overflow is not None:
-            return
+        was_empty = not self._outbox.waiting
+        try:
+            for frames in messages:
+                sizes = measure(frames, self._name)
+                if self._is_open and self._overflow is None:
+                    self._add(frames, sizes)
+        finally:
+            if self._outbox.waiting:
+                self._queued(write_now=was_empty)
+
+    def _add(self, frames: Sequence[Frame], sizes: Sequence[int]) -> None:
         if self._outbox.waiting >= OUTBOX_MESSAGES_MAX and not self.flush():
             self._overflow = ConnectionLost(
                 f"{self._name} reads too slowly: {OUTBOX_MESSAGES_MAX} messages wait for it; it was cut off"
             )
             self._outbox.clear()
             self._overflowed()
-            return
-        was_empty = not self._outbox.waiting
-        self._outbox.add(frames, sizes)
-        self._queued(write_now=was_empty)
+        else:
+            self._outbox.add(frames, sizes)
 
     async def aclose(self) -> None:
         """Close this end after the other has received what was sent, bounded by `CLOSE_S`."""

@@ -45,23 +45,38 @@ async def test_groups_by_count_and_bytes(fake_queue: Any) -> None:
 
 
 async def test_two_groups_are_under_way(fake_queue: Any) -> None:
-    """A write waits while two groups are under way; a cancelled write has not buffered its element."""
+    """While two groups are under way the next grows; a write waits when it is full, and adds nothing if cancelled."""
     with anyio.fail_after(TEST_S):
         async with fake_queue.writer(batch=1, delay_s=60) as writer:
-            await writer.write(1)
-            await writer.write(2)
+            for i in range(2 + _writer.GROWTH):
+                await writer.write(i)
+            assert len(fake_queue.host.calls) == 2
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(writer.write, 3)
+                tasks.start_soon(writer.write, 98)
                 await anyio.wait_all_tasks_blocked()
                 tasks.cancel_scope.cancel()
             assert len(fake_queue.host.calls) == 2
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(writer.write, 4)
+                tasks.start_soon(writer.write, 99)
                 await anyio.wait_all_tasks_blocked()
                 fake_queue.host.calls[0].answer()
             for call in fake_queue.host.calls[1:]:
                 call.answer()
-    assert fake_queue.host.log == ["put [1]", "put [2]", "put [4]"]
+    grown = [*range(2, 2 + _writer.GROWTH), 99]
+    assert fake_queue.host.log == ["put [0]", "put [1]", f"put {grown}"]
+
+
+async def test_a_group_goes_when_one_under_way_has_ended(fake_queue: Any) -> None:
+    """What grew while two groups were under way goes with the first write after one of them has ended."""
+    with anyio.fail_after(TEST_S):
+        async with fake_queue.writer(batch=1, delay_s=60) as writer:
+            for i in range(4):
+                await writer.write(i)
+            fake_queue.host.calls[0].answer()
+            await writer.write(4)
+            assert fake_queue.host.log[2:] == ["put [2, 3, 4]"]
+            for call in fake_queue.host.calls[1:]:
+                call.answer()
 
 
 async def test_errors_surface_once(fake_queue: Any) -> None:
@@ -78,8 +93,11 @@ async def test_errors_surface_once(fake_queue: Any) -> None:
             with pytest.raises(QueueClosed):
                 for i in range(3):
                     await writer.write(i)
-            for call in fake_queue.host.calls:
-                call.answer()
+            await anyio.wait_all_tasks_blocked()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(answer_all, fake_queue)
+                await writer.flush()
+                tasks.cancel_scope.cancel()
 
 
 async def test_a_delayed_group_that_cannot_go_is_reported(fake_queue: Any) -> None:
