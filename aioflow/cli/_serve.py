@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["add_serve"]
 
 BIND_DEFAULT = "ipc:///tmp/flow.sock"
+
+# From glibc's malloc.h. Frames of this size and more are mapped by themselves, and so much freed memory is kept: the
+# first touch of new memory costs ten times a copy, and a queue needs the same again at once.
+M_TRIM_THRESHOLD, TRIM_BYTES = -1, 256 << 20
+M_MMAP_THRESHOLD, MMAP_BYTES = -3, 32 << 20
 
 
 def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,6 +45,7 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 async def _serve(address: str) -> int:
+    _keep_freed_memory()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         if address_scheme(address) == "inproc":
             raise ConnectFailed(f"{address!r} reaches no other process; serve at ipc:///path or tcp://127.0.0.1:port")
@@ -53,3 +61,10 @@ async def _stop_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelSc
     async for _ in signals:
         scope.cancel()
         return
+
+
+def _keep_freed_memory() -> None:
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
+        mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 GROUP = 512  # rows of small chunks in a group
 PREFETCH = 8
+FILL_S = 0.1  # a group of images takes some milliseconds to fill, and should be a whole batch
 
 
 def consume(workload: Workload) -> Measurement:
@@ -72,7 +73,7 @@ def _produce(address: str, workload: Workload) -> None:
 async def _write(address: str, workload: Workload) -> None:
     elements, queue = Elements(workload), _queue(workload)
     group_bytes = workload.batch * workload.element_bytes or 1 << 20
-    async with flow.Session(address), queue.producer(), queue.writer(batch_bytes=group_bytes) as writer:
+    async with flow.Session(address), queue.producer(), queue.writer(batch_bytes=group_bytes, delay_s=FILL_S) as writer:
         for number in range(workload.total):
             await writer.write(elements[number])
 
