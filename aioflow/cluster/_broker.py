@@ -163,9 +163,10 @@ class Broker:
             session.unclaimed.discard(request)
             self._messages.append((session.peer or 0, session.answers[request]))
             return True
-        if kind in _ONCE and request in session.waiting:
+        call = session.waiting.get(request)
+        if kind in _ONCE and call is not None and call.is_put:
             return True
-        if request in session.waiting or request in session.delivered:
+        if call is not None or request in session.delivered:
             assert session.peer is not None
             self.refuse(session.peer, f"{kind.__name__} came with id {request}, which is in use")
             return True

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aioflow.queues import Kind
     from aioflow.transport import Frame
 
-LOST_S = 3.0
+LOST_S, SESSION_S = 3.0, 60.0
 
 
 class Desk:
@@ -30,15 +30,27 @@ class Desk:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.resources = Resources(np.random.default_rng, session_s=60, bytes_required=True)
-        self.broker = Broker(self.resources, TaskInfo("epoch", "local", 0, 1), LOST_S)
+        self.resources = Resources(np.random.default_rng, session_s=SESSION_S, bytes_required=True)
+        self.broker = Broker(self.resources, TaskInfo("epoch", "local", 0, 1), LOST_S, SESSION_S)
         self.sent: defaultdict[int, list[tuple[Message, Sequence[Frame]]]] = defaultdict(list)
 
     def hello(self, *peers: int) -> None:
-        """Welcome peers under session names of their own."""
+        """Welcome peers of this host under session names of their own: where one is lost, its process has ended."""
         for peer in peers:
-            [welcome] = self.send(peer, m.Hello(m.PROTOCOL_VERSION, f"secret {peer}"))
-            assert isinstance(welcome, m.Welcome)
+            self.connect(peer, f"secret {peer}", is_local=True)
+
+    def connect(self, peer: int, session: str, *, epoch: str = "", beats: bool = False, is_local: bool = False) -> None:
+        """Welcome a peer that says the secret of a session."""
+        self.broker.accept(peer, is_local=is_local)
+        self.only(self.send(peer, m.Hello(m.PROTOCOL_VERSION, session, epoch, beats)), m.Welcome)
+
+    def reconnect(self, peer: int, session: str) -> None:
+        """Welcome a peer through which a session that this server knows goes on."""
+        self.connect(peer, session, epoch="epoch", beats=True)
+
+    def beat(self, peer: int, session: str, number: int = 1) -> bool:
+        """Beat through a connection; say whether it was heard."""
+        return self.send(peer, m.Beat(session, number)) == [m.Heard(number)]
 
     def define(self, *peers: int, name: str = "q", queue: int = 1, private: bool = False, **settings: Any) -> None:
         """Have peers give a queue a number."""
