@@ -23,19 +23,25 @@ whole and in order. The first frame is the header: a msgpack array of the messag
 `Put` and `Rows` have raw frames behind it, one for each column of numbers and two for each of strings; nothing is ever
 pickled. Whatever is not exactly as on this page is refused.
 
-A request carries an `id` that the client chose, counting up. Each is answered by exactly one of `Done`, `Rows`,
-`Found`, `Statistics`, `Withdrawn` and `Error`; a get that was withdrawn is not answered.
+A request carries an `id`, which is its number in the session, counting up. Each is answered by exactly one of `Done`,
+`Rows`, `Found`, `Statistics`, `Withdrawn` and `Error`; a get that was withdrawn is not answered.
+
+A session outlives its connections. Each connection begins with `Hello` and `Welcome`. Then the client sends again what
+may not have arrived, in this order: acknowledgements, `Resume`, definitions, and in the order of their ids every
+request without an answer, or its withdrawal. The server knows a request that changes a queue by its id: one that waits
+goes on waiting, and one that is done is answered once more. It keeps such an answer until the client has confirmed it.
 """
 
 
 def draw() -> str:
     """Return the page."""
     codes = {message: code for code, message in messages.MESSAGES.items()}
-    first_of_server = codes[messages.Welcome]
+    lines = {message: inspect.getsourcelines(message)[1] for message in codes}
+    first_of_server = lines[messages.Welcome]
     parts = [HEAD]
     for heading, chosen in (
-        ("From a client", [m for m, code in codes.items() if code < first_of_server]),
-        ("From a server", [m for m, code in codes.items() if code >= first_of_server]),
+        ("From a client", [m for m in codes if lines[m] < first_of_server]),
+        ("From a server", [m for m in codes if lines[m] >= first_of_server]),
     ):
         parts.append(f"\n## {heading}\n")
         parts.extend(_message(message, codes[message]) for message in chosen)
@@ -44,9 +50,9 @@ def draw() -> str:
 
 def _message(message: type[Any], code: int) -> str:
     about, _, attributes = inspect.getdoc(message).partition("\nAttributes:\n")  # type: ignore[union-attr]
-    meanings = dict(re.findall(r"^ +(\w+): (.*)$", attributes, re.MULTILINE))
+    meanings = dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE))
     rows = [
-        f"| `{name}` | {rule} | {meanings.get(name, '')} |".replace("  |", " |")
+        f"| `{name}` | {rule} | {' '.join(meanings.get(name, '').split())} |".replace("  |", " |")
         for name, rule in messages.RULES[message]
     ]
     table = ["| field | value | |", "|---|---|---|", *rows] if rows else ["It has no fields."]

@@ -144,15 +144,15 @@ async def test_finished_calls_are_forgotten() -> None:
                 await there.size()
                 await q.size()
                 broker: Any = server._broker
-                assert [len(s.waiting) + len(s.delivered) for s in broker._sessions.values()] == [0, 0]
+                assert [len(s.waiting) + len(s.delivered) for s in broker._sessions] == [0, 0]
                 assert not broker._owners
                 host: Any = there._session.host  # type: ignore[union-attr]
                 assert not host._calls
-                assert not host._ahead
-                assert not host._peer._waiting
+                assert not host._delivered
+                assert not host._peer._requests
                 embedded: Any = here.host
                 assert not embedded._calls
-        assert not broker._sessions
+        assert not list(broker._sessions)
 
 
 async def test_deleted_queues_are_forgotten() -> None:
@@ -165,7 +165,7 @@ async def test_deleted_queues_are_forgotten() -> None:
                 await q.epoch(k).delete()
             host: Any = session.host
             broker: Any = server._broker
-            (state,) = broker._sessions.values()
+            (state,) = broker._sessions
             assert len(host._peer._numbers) <= 1
             assert len(state.refs) <= 1
             assert not broker._resources.queues

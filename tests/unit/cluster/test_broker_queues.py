@@ -19,22 +19,28 @@ def test_an_acknowledgement_of_a_waiting_get_is_ignored(desk: Desk) -> None:
     desk.hello(1, 2)
     desk.define(1, 2)
     assert desk.get(1, 1) == []
-    assert desk.send(1, m.Acknowledge(1)) == []
+    assert desk.send(1, m.Acknowledge(1, 1)) == []
     desk.only(desk.put(2, 1, 5), m.Done)
     assert desk.take_values(1) == [[5]]
-    desk.broker.lost(1, 0.0, "gone")
+    desk.broker.lost(1, 0.0)
     assert desk.get(2, 2) == [[5]]
 
 
 def test_what_is_about_no_request_is_ignored(desk: Desk) -> None:
-    """Promote, Acknowledge and Withdraw of an id that nobody has, or has no more, change nothing."""
+    """Promote, Acknowledge and Withdraw of an id that nobody has, or has no more, change nothing.
+
+    Whoever withdraws a put is told what became of it, also where it never came.
+    """
     desk.hello(1)
     desk.define(1)
     desk.only(desk.put(1, 1, 5), m.Done)
-    for message in (m.Promote, m.Acknowledge, m.Withdraw):
-        assert desk.send(1, message(1)) == desk.send(1, message(99)) == []
+    for request in (1, 99):
+        assert desk.send(1, m.Promote(request)) == desk.send(1, m.Acknowledge(request, 1)) == []
+    assert desk.send(1, m.Withdraw(1)) == [m.Done(1)]
+    assert desk.send(1, m.Withdraw(99)) == [m.Withdrawn(99, 0)]
     assert desk.get(1, 2) == [[5]]
-    assert desk.send(1, m.Acknowledge(2)) == desk.send(1, m.Acknowledge(2)) == desk.send(1, m.Withdraw(2)) == []
+    assert desk.send(1, m.Acknowledge(2, 1)) == desk.send(1, m.Acknowledge(2, 1)) == []
+    assert desk.send(1, m.Withdraw(2)) == [m.Withdrawn(2, 0)]
     assert desk.size(1) == 0
 
 
@@ -50,7 +56,7 @@ def test_withdrawing(desk: Desk) -> None:
     assert desk.send(1, m.Withdraw(2)) == []
     assert desk.get(1, 4, 3) == [[1, 2, 3]]
     assert desk.send(1, m.Close(5, 1, cancel_pending=False)) == [m.Done(5)]
-    assert desk.send(1, m.Withdraw(5)) == []
+    assert desk.send(1, m.Withdraw(5)) == [m.Done(5)]
 
 
 def test_acknowledged_rows_are_let_go(desk: Desk) -> None:
@@ -59,8 +65,8 @@ def test_acknowledged_rows_are_let_go(desk: Desk) -> None:
     desk.define(1)
     desk.only(desk.put(1, 1, 5), m.Done)
     assert desk.get(1, 2) == [[5]]
-    desk.send(1, m.Acknowledge(2))
-    [session] = desk.broker._sessions.values()
+    desk.send(1, m.Acknowledge(2, 1))
+    [session] = desk.broker._sessions
     assert not session.waiting
     assert not session.delivered
     assert not desk.broker._owners
@@ -114,10 +120,10 @@ def test_a_lost_peer(desk: Desk) -> None:
     desk.only(desk.put(1, 1, 1), m.Done)
     assert desk.get(1, 2) == [[1]]
     assert desk.put(1, 3, 2, 3, 4) == desk.send(1, m.Close(4, 1, cancel_pending=False)) == []
-    desk.broker.lost(1, 0.0, "gone")
+    desk.broker.lost(1, 0.0)
     for request in (1, 2, 3, 4):
         assert desk.get(2, request) == [[request]]
-        assert desk.send(2, m.Acknowledge(request)) == []
+        assert desk.send(2, m.Acknowledge(request, 1)) == []
     desk.failed(desk.send(2, m.Get(5, 1, 1, up_to=False)), "EndOfQueue", "closed")
 
 
@@ -128,7 +134,7 @@ def test_a_lost_peer_waits_no_more(desk: Desk) -> None:
     assert desk.get(1, 1, count=3) == desk.get(2, 1, count=2) == []
     desk.only(desk.put(2, 2, 1, 2), m.Done)
     assert desk.size(2) == 0
-    desk.broker.lost(1, 0.0, "gone")
+    desk.broker.lost(1, 0.0)
     assert desk.take_values(2) == [[1, 2]]
 
 
@@ -141,7 +147,7 @@ def test_a_refused_peer_is_as_good_as_lost(desk: Desk) -> None:
     assert desk.get(1, 3) == [[5]]
     desk.broker.refuse(1, "garbage")
     assert desk.get(2, 1) == [[5]]
-    assert desk.send(2, m.Acknowledge(1)) == []
+    assert desk.send(2, m.Acknowledge(1, 1)) == []
     error = desk.only(desk.send(2, m.Get(2, 1, 1, up_to=False)), m.Error)
     assert error.lost_producers == [["loader", "its connection was refused: garbage", ""]]
 
@@ -180,6 +186,7 @@ def test_deadlines_move(desk: Desk) -> None:
     """The timer looks again after whatever changes what is due: a join, a leaving, and any end of a session."""
     desk.hello(1, 2)
     desk.define(1, 2)
+    assert desk.broker.take_deadline_moved()
     assert not desk.broker.take_deadline_moved()
     desk.send(1, m.Join(1, 1, "a", 2.0))
     assert desk.broker.take_deadline_moved()
@@ -204,7 +211,8 @@ def test_deleting_a_queue_others_wait_on(desk: Desk) -> None:
     assert desk.send(1, m.Delete(4, 1)) == [m.Done(4)]
     answers = {message.id: message for message in desk.take(2) if isinstance(message, m.Error)}
     assert {request: error.kind for request, error in answers.items()} == {3: "NotFound", 4: "NotFound"}
-    assert desk.send(2, m.Acknowledge(1)) == desk.send(2, m.Withdraw(2)) == []
+    assert desk.send(2, m.Acknowledge(1, 1)) == []
+    assert desk.send(2, m.Withdraw(2)) == []
     assert desk.size(2) == 0
 
 

@@ -54,7 +54,7 @@ BOMBS: dict[str, tuple[Callable[[], list[bytes]], str]] = {
     "text that is not UTF-8": (lambda: [b"\x93\x00\x01\xa2\xed\xa0"], "no msgpack within the limits"),
     "fields": (lambda: [_header(MESSAGES.index(m.Size), 1)], "Size has 2 fields, got 1"),
     "text chars": (
-        lambda: [_header(MESSAGES.index(m.Goodbye), "x" * (f.TEXT_CHARS_MAX + 1))],
+        lambda: [_header(MESSAGES.index(m.Goodbye), "", "x" * (f.TEXT_CHARS_MAX + 1))],
         "Goodbye.reason must be a string of 0 to 32768 characters, got 'xxx",
     ),
     "a negative number": (
@@ -62,11 +62,11 @@ BOMBS: dict[str, tuple[Callable[[], list[bytes]], str]] = {
         "Get.count must be an integer from 0 to 2147483647, got -1",
     ),
     "not a number": (
-        lambda: [_header(MESSAGES.index(m.Join), 1, 1, "a", math.nan)],
+        lambda: [_header(MESSAGES.index(m.Join), 1, 1, "a", math.nan, False)],
         "Join.rejoin_s must be a finite number of at least 0, got nan",
     ),
     "an id of 0": (lambda: [_header(MESSAGES.index(m.Size), 0, 1)], "Size.id must be an integer from 1 to .*, got 0"),
-    "an empty session": (lambda: [_header(0, 1, "")], "Hello.session must be a string of 1 to 1024 characters, got ''"),
+    "an empty session": (lambda: [_header(0, 2, "", "", False)], "Hello.session must be a string of 1 to 1024 characters, got ''"),
     "components": (lambda: [_put(*[["int8", []]] * 1025)], "no msgpack within the limits: .*1024"),
     "rank": (lambda: [_put(["int8", [1] * 65])], "Put.columns must be .* at most 64, each an integer from 0"),
     "rank 0": (lambda: [_put(["int8", []]), b"a"], r"a column of shape \[\]; expected rank 1 to 64"),
@@ -165,8 +165,8 @@ def test_what_is_too_long_is_not_sent() -> None:
 
 def test_text_that_is_no_unicode_is_escaped() -> None:
     """A file name that is not UTF-8 arrives readably, in an error as in a name."""
-    message, _ = decode(encode(m.Goodbye("a\udc80")))
-    assert message == m.Goodbye("a\\udc80")
+    message, _ = decode(encode(m.Goodbye("", "a\udc80")))
+    assert message == m.Goodbye("", "a\\udc80")
 
 
 @pytest.mark.parametrize("kind", [m.Hello, m.Welcome])
@@ -184,6 +184,7 @@ def test_codes_are_for_ever() -> None:
     """A message keeps its code: both sides of a version count alike."""
     names = (
         "Hello Define Put Get Ask Promote Acknowledge Withdraw Close Size IsClosed Stats Delete Lookup Join Leave Bye "
-        "Welcome Done Rows Found Statistics Withdrawn Error Recall Goodbye"
+        "Welcome Done Rows Found Statistics Withdrawn Error Recall Goodbye "
+        "Resume Confirm Beat Heard"
     )
     assert " ".join(kind.__name__ for kind in MESSAGES) == names

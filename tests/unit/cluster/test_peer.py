@@ -9,24 +9,39 @@ import pytest
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode
-from aioflow.cluster._peer import Answered, Ended, Peer, Recalled, Refused, Undone, Welcomed
-from aioflow.errors import LocalProtocolError, NotFound, RemoteProtocolError
+from aioflow.cluster._peer import Answered, Ended, Parted, Peer, Recalled, Refused, Undone, Welcomed
+from aioflow.errors import (
+    ConnectionLost,
+    LocalProtocolError,
+    NotFound,
+    RemoteProtocolError,
+    SessionClosed,
+    VersionMismatch,
+)
 from aioflow.resources import QueueKey, QueueRef
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aioflow.cluster._messages import Message
+    from aioflow.cluster._peer import Event
+    from aioflow.transport import Frame
 
 _put = partial(m.Put, columns=[])
 _get = partial(m.Get, count=1, up_to=False)
 _close = partial(m.Close, cancel_pending=False)
+WELCOME = m.Welcome(m.PROTOCOL_VERSION, "epoch", "local", 0, 1)
 ROWS: Any = ([["int8", [2]]], [b"ab"])
 
 
 @pytest.fixture
 def peer() -> Peer:
-    """A peer that has said hello."""
+    """A peer that was welcomed."""
     peer = Peer("secret", "tcp://server:1")
-    assert _sent(peer) == [m.Hello(m.PROTOCOL_VERSION, "secret")]
+    peer.connected(beats=True)
+    assert _sent(peer) == [m.Hello(m.PROTOCOL_VERSION, "secret", "", beats=True)]
+    assert _receive(peer, WELCOME) == [Welcomed(WELCOME)]
+    assert _sent(peer) == [m.Resume()]
     return peer
 
 
@@ -38,6 +53,11 @@ def ref(define: Any) -> QueueRef:
 
 def _sent(peer: Peer) -> list[Message]:
     return [decode(frames)[0] for frames in peer.take_messages()]
+
+
+def _receive(peer: Peer, message: Message, frames: Sequence[Frame] = ()) -> list[Event]:
+    peer.receive(message, frames)
+    return peer.take_events()
 
 
 def test_a_queue_is_defined_once(peer: Peer, ref: QueueRef, define: Any) -> None:
@@ -58,21 +78,21 @@ def test_what_is_too_long_is_not_sent(peer: Peer, ref: QueueRef) -> None:
         peer.request(QueueRef(QueueKey("", "n" * 1025), ref.definition), m.Size)
     request = peer.request(ref, m.Size)
     assert [type(message) for message in _sent(peer)] == [m.Define, m.Size]
-    assert peer.receive(m.Done(request, 5), []) == Answered(request, 5)
+    assert _receive(peer, m.Done(request, 5)) == [Answered(request, 5)]
 
 
 def test_answers(peer: Peer, ref: QueueRef) -> None:
     """Each kind of answer is the event of its request, once."""
     put, get, lookup = peer.request(ref, _put), peer.request(ref, _get), peer.request(None, _lookup)
-    assert peer.receive(m.Done(put), []) == Answered(put, 0)
-    event = peer.receive(m.Rows(get, ROWS[0]), ROWS[1])
+    assert _receive(peer, m.Done(put)) == [Answered(put, 0)]
+    [event] = _receive(peer, m.Rows(get, ROWS[0]), ROWS[1])
     assert isinstance(event, Answered)
     assert event.value[0].tolist() == [97, 98]
-    refused = peer.receive(m.Error(lookup, "NotFound", "no", [], []), [])
+    [refused] = _receive(peer, m.Error(lookup, "NotFound", "no", [], []))
     assert isinstance(refused, Refused)
     assert isinstance(refused.error, NotFound)
     for message in (m.Done(put), m.Rows(get, ROWS[0]), m.Error(lookup, "NotFound", "no", [], []), m.Done(99)):
-        assert peer.receive(message, ROWS[1]) is None
+        assert not _receive(peer, message, ROWS[1])
 
 
 def _lookup(request: int, _: int) -> m.Lookup:
@@ -93,54 +113,56 @@ def test_an_answer_of_another_kind(peer: Peer, ref: QueueRef, make: Any, answer:
     """A server that answers a get by Done, or a put by rows, is not believed."""
     request = peer.request(ref, make)
     with pytest.raises(RemoteProtocolError, match="tcp://server:1 answered with"):
-        peer.receive(answer(request), [])
+        _receive(peer, answer(request))
 
 
 def test_what_only_a_client_sends(peer: Peer) -> None:
     """A server that sends a client's message is not believed."""
     with pytest.raises(RemoteProtocolError, match="sent Bye, which only a client sends"):
-        peer.receive(m.Bye(), [])
+        _receive(peer, m.Bye())
 
 
 def test_withdrawing(peer: Peer, ref: QueueRef) -> None:
     """A waiting put is answered; a get is not, and what comes for it is dropped; what has ended is not withdrawn."""
     put, get, close, served = (peer.request(ref, make) for make in (_put, _get, _close, _get))
-    peer.receive(m.Rows(served, ROWS[0]), ROWS[1])
+    _receive(peer, m.Rows(served, ROWS[0]), ROWS[1])
     _sent(peer)
     for request in (put, get, close, served):
         peer.withdraw(request)
     assert _sent(peer) == [m.Withdraw(put), m.Withdraw(get), m.Withdraw(close), m.Withdraw(served)]
-    assert peer.receive(m.Rows(get, ROWS[0]), ROWS[1]) is None
-    assert peer.receive(m.Withdrawn(put, 3), []) == Undone(put, 3)
-    assert peer.receive(m.Done(close), []) == Answered(close, 0)
+    assert not _receive(peer, m.Rows(get, ROWS[0]), ROWS[1])
+    assert _receive(peer, m.Withdrawn(put, 3)) == [Undone(put, 3)]
+    assert _receive(peer, m.Done(close)) == [Answered(close, 0)]
     for request in (put, get, close, served, 99):
         peer.withdraw(request)
-        peer.acknowledge(request)
+        peer.acknowledge(request, 2, is_all=True)
         peer.promote(request)
     assert not _sent(peer)
 
 
 def test_rows_are_acknowledged_once(peer: Peer, ref: QueueRef) -> None:
-    """Only rows that are here are acknowledged, and once; a recall is for rows that are here and not handed over."""
+    """Only rows that are here are acknowledged, the last of several times; a recall is for what was not handed over."""
     request = peer.request(ref, partial(m.Ask, count=1))
     _sent(peer)
-    peer.acknowledge(request)
-    assert peer.receive(m.Recall(request), []) is None
+    peer.acknowledge(request, 1, is_all=False)
+    assert not _receive(peer, m.Recall(request))
     assert not _sent(peer)
-    peer.receive(m.Rows(request, ROWS[0]), ROWS[1])
-    assert peer.receive(m.Recall(request), []) == Recalled(request)
-    peer.acknowledge(request)
-    peer.acknowledge(request)
+    _receive(peer, m.Rows(request, ROWS[0]), ROWS[1])
+    assert _receive(peer, m.Recall(request)) == [Recalled(request)]
+    peer.acknowledge(request, 1, is_all=False)
+    assert _receive(peer, m.Recall(request)) == [Recalled(request)]
+    peer.acknowledge(request, 2, is_all=True)
+    peer.acknowledge(request, 2, is_all=True)
     peer.withdraw(request)
-    assert _sent(peer) == [m.Acknowledge(request)]
-    assert peer.receive(m.Recall(request), []) is None
+    assert _sent(peer) == [m.Acknowledge(request, 2)]
+    assert not _receive(peer, m.Recall(request))
 
 
 def test_a_request_ahead_is_promoted_while_it_waits(peer: Peer, ref: QueueRef) -> None:
     """Promotion crosses the rows: where those are here, there is nothing to promote."""
     first, second = peer.request(ref, partial(m.Ask, count=1)), peer.request(ref, partial(m.Ask, count=1))
     _sent(peer)
-    peer.receive(m.Rows(first, ROWS[0]), ROWS[1])
+    _receive(peer, m.Rows(first, ROWS[0]), ROWS[1])
     peer.promote(first)
     peer.promote(second)
     assert _sent(peer) == [m.Promote(second)]
@@ -148,18 +170,27 @@ def test_a_request_ahead_is_promoted_while_it_waits(peer: Peer, ref: QueueRef) -
 
 def test_a_server_of_another_version(peer: Peer) -> None:
     """Both versions are named, whoever notices."""
-    assert isinstance(peer.receive(m.Welcome(m.PROTOCOL_VERSION, "e", "j", 0, 1), []), Welcomed)
-    ended = peer.receive(m.Welcome(m.PROTOCOL_VERSION + 1, "", "", 0, 1), [])
-    assert isinstance(ended, Ended)
-    assert ended.reason.startswith(
-        "VersionMismatch: the server speaks version 2 of the protocol and the client version 1"
-    )
+    for message in (
+        m.Welcome(m.PROTOCOL_VERSION + 1, "", "", 0, 1),
+        m.Goodbye("VersionMismatch", "the server speaks version 3 of the protocol and the client version 2"),
+    ):
+        [ended] = _receive(peer, message)
+        assert isinstance(ended, Ended)
+        assert isinstance(ended.error, VersionMismatch)
+        assert "the server speaks version 3 of the protocol and the client version 2" in str(ended.error)
 
 
 def test_goodbyes(peer: Peer) -> None:
-    """An empty goodbye answers our bye; one that nobody asked for is an end, so that no call waits for ever."""
-    assert peer.receive(m.Goodbye(""), []) == Ended("it gave no reason")
-    assert peer.receive(m.Goodbye("shut down"), []) == Ended("shut down")
+    """An empty goodbye answers our bye; one that nobody asked for is an end, so that no call waits for ever.
+
+    Semantics 0.4: calls of an ended session raise SessionClosed; a server that is shut down may come back.
+    """
+    assert _receive(peer, m.Goodbye("ConnectionLost", "shut down")) == [Parted("shut down")]
+    for kind, expected in (("", ConnectionLost), ("SessionClosed", SessionClosed), ("Other", ConnectionLost)):
+        [ended] = _receive(peer, m.Goodbye(kind, "it was so"))
+        assert isinstance(ended, Ended)
+        assert isinstance(ended.error, expected)
+        assert "it was so" in str(ended.error)
     peer.bye()
     assert _sent(peer) == [m.Bye()]
-    assert peer.receive(m.Goodbye(""), []) == Ended("")
+    assert _receive(peer, m.Goodbye("", "")) == [Ended(None)]
