@@ -176,11 +176,13 @@ async def test_deleted_queues_are_forgotten() -> None:
 async def test_the_error_of_an_ended_session_does_not_grow() -> None:
     """A loop that tries again after a loss raises a new error each time, not one with all tracebacks so far."""
     async with flow.Server({"local": ["inproc://grows"]}) as server:
-        session = await flow.Session(server).open()
+        session = await flow.Session(server, config=flow.SessionConfig(session_s=0.01)).open()
     q = ints().on(session)
     errors = []
+    with pytest.raises(flow.ConnectionLost):  # of a call that waited; the others do not
+        await q.size()
     for _ in range(3):
-        with pytest.raises(flow.ConnectionLost, match="shut down") as caught:
+        with pytest.raises(flow.ConnectionLost, match=r"out of reach for 0\.01 s") as caught:
             await q.size()
         depth, traceback = 0, caught.value.__traceback__
         while traceback is not None:
@@ -191,8 +193,11 @@ async def test_the_error_of_an_ended_session_does_not_grow() -> None:
     await session.close()
 
 
-async def test_what_came_ahead_of_a_loss_is_not_handed_out() -> None:
-    """Elements that were sent ahead are the queue's again when the connection is lost: nobody gets them twice."""
+async def test_what_came_ahead_is_not_handed_out_after_the_end_of_a_session() -> None:
+    """Elements that were sent ahead are the queue's again when the session has ended: nobody gets them twice.
+
+    Semantics 0.4: the end of the last connection on the same host ends a session; its calls raise SessionClosed.
+    """
     q = ints(100, shared_name="lost-ahead")
     with anyio.fail_after(TEST_S):
         async with flow.Server({"local": ["inproc://loses"]}) as server, flow.Session(server) as stays:
@@ -200,12 +205,12 @@ async def test_what_came_ahead_of_a_loss_is_not_handed_out() -> None:
             await q.on(stays).enqueue_many([0, 1, 2, 3, 4])
             batches = q.on(loses).batches(1)
             assert (await anext(batches)).tolist() == [0]
-            await until(q.on(stays), ahead=2)
-            connections: Any = server._connections
-            await max(connections.items())[1].aclose()
-            server.lost(max(connections))
+            await until(q.on(stays), ahead=4)
+            peer, connection = max(server._connections.items())
+            server.lost(peer)
+            await connection.aclose()
             assert (await q.on(stays).dequeue_many(4)).tolist() == [1, 2, 3, 4]
-            with pytest.raises(flow.ConnectionLost):
+            with pytest.raises(flow.SessionClosed, match="has ended this session"):
                 await anext(batches)
             await loses.close()
 
