@@ -443,7 +443,8 @@ class Peer:
     def _reset_queues(self) -> None:
         """Rule 6."""
         pending = [request for request in self._requests.values() if request.ref is not None]
-        self._reset = set(self._numbers) - {request.ref for request in pending if request.ref is not None}
+        told = {request.ref for request in pending if request.ref is not None and not request.renews}
+        self._reset = (self._reset | set(self._numbers)) - told
         self._numbers.clear()
         self._defines.clear()
         self._outlets.clear()
@@ -454,7 +455,8 @@ class Peer:
             del self._requests[request.id]
             if request.renews and request.registers is not None:
                 self._producers[request.ref, request.registers[0]] = request.registers[1]
-            self._events.append(Refused(request.id, self._queue_reset(request.ref)))
+            else:
+                self._events.append(Refused(request.id, self._queue_reset(request.ref)))
         producers, self._producers = self._producers, {}
         self._is_open = False  # what follows is sent with all else
         for (ref, name), rejoin_s in producers.items():
