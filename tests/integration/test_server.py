@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 TEST_S = 30.0
 ENDED_S = 2.0  # within which a server has ended after a signal
+IMPATIENT = flow.SessionConfig(session_s=0.5)  # of a client that does not wait long for another server
 
 
 @pytest.fixture
@@ -40,16 +41,19 @@ def anyio_backend() -> str:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])
 async def test_a_signal_ends_it(serve: Serve, scheme: str, number: signal.Signals) -> None:
-    """SIGTERM and SIGINT end it within 2 s with code 0 and nothing printed; its clients learn it at once."""
+    """SIGTERM and SIGINT end it within 2 s with code 0 and nothing printed; its clients wait for another one.
+
+    Semantics 0.4: queue calls wait out an outage up to session_s, then raise ConnectionLost.
+    """
     server, address = serve("tcp://127.0.0.1:0" if scheme == "tcp" else None)
     assert address.startswith(f"{scheme}://")
     q = ints(1, shared_name="q")
     with anyio.fail_after(TEST_S):
-        async with flow.Session(address), anyio.create_task_group() as tasks:
+        async with flow.Session(address, config=IMPATIENT), anyio.create_task_group() as tasks:
             get = start(tasks, q.dequeue_many, 3)
             await until(q, gets_waiting=1)
             code, seconds = await anyio.to_thread.run_sync(server.end_by, number)
-            with refused(flow.ConnectionLost, address, "shut down"):
+            with refused(flow.ConnectionLost, address, f"out of reach for {IMPATIENT.session_s} s"):
                 await get.outcome()
             with refused(flow.ConnectionLost, address):
                 await q.size()
@@ -58,12 +62,15 @@ async def test_a_signal_ends_it(serve: Serve, scheme: str, number: signal.Signal
     assert server.output.count("\n") == 1
 
 
-async def test_a_killed_server_is_noticed(serve: Serve, folder: Any) -> None:
-    """After kill -9 clients raise ConnectionLost at once, leaving is quick, and a new server takes the address."""
+async def test_a_killed_server_that_does_not_come_back(serve: Serve) -> None:
+    """After kill -9 and session_s clients raise ConnectionLost, leaving is quick, and a new server takes the address.
+
+    Semantics 0.4: queue calls wait out an outage up to session_s, then raise ConnectionLost.
+    """
     server, address = serve()
     q = ints(1, shared_name="q")
     with anyio.fail_after(TEST_S):
-        async with anyio.create_task_group() as tasks, flow.Session(address):
+        async with anyio.create_task_group() as tasks, flow.Session(address, config=IMPATIENT):
             producer = q.producer()
             await producer.__aenter__()
             await q.enqueue(1)
@@ -73,12 +80,40 @@ async def test_a_killed_server_is_noticed(serve: Serve, folder: Any) -> None:
             server.kill()
             with refused(flow.ConnectionLost, address):
                 await put.outcome()
+            assert IMPATIENT.session_s <= monotonic() - killed < IMPATIENT.session_s + 1
             with refused(flow.ConnectionLost, address):
                 await producer.__aexit__(None, None, None)
-        assert monotonic() - killed < 1
+        assert monotonic() - killed < IMPATIENT.session_s + 2
         again, _ = serve(address)
         async with flow.Session(address):
             assert await q.size() == 0
+        assert again.end_by(signal.SIGTERM)[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_server_that_is_started_anew(serve: Serve, number: signal.Signals) -> None:
+    """Calls wait while it is away, then raise QueueReset once; the same session goes on, and its producer is there.
+
+    Semantics 0.4: all calls pending on a queue raise QueueReset; only if there were none, the next does. Registrations
+    renew first.
+    """
+    server, address = serve()
+    q, idle = ints(1, shared_name="q"), ints(1, shared_name="idle")
+    with anyio.fail_after(TEST_S):
+        async with flow.Session(address), q.producer("p"), anyio.create_task_group() as tasks:
+            await idle.enqueue(1)
+            await q.enqueue(1)
+            put = start(tasks, q.enqueue, 2)
+            await until(q, puts_waiting=1)
+            await anyio.to_thread.run_sync(server.end_by, number)
+            again, _ = await anyio.to_thread.run_sync(serve, address)
+            with refused(flow.QueueReset, "queue 'q'", address, "started anew"):
+                await put.outcome()
+            with refused(flow.QueueReset, "queue 'idle'"):
+                await idle.size()
+            assert await idle.size() == await q.size() == 0
+            assert (await q.stats()).producers == ("p",)
+            await q.enqueue(3)
         assert again.end_by(signal.SIGTERM)[0] == 0
 
 
