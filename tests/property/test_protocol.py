@@ -1,7 +1,8 @@
 """Broker and peers on a network of two lists for each connection: random operations, and what must hold whatever comes.
 
 No event loop, no clock: a seed decides which client does what next, which connection moves its next message in which
-direction, and which one is lost. Each connection keeps its order; between connections anything may overtake anything.
+direction, and which one is lost, alone or with its client's process. Each connection keeps its order; between
+connections anything may overtake anything. `tests/simulation` has the whole of a session, with time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pytest
 from aioflow.cluster import _messages as m
 from aioflow.cluster._broker import Broker, TaskInfo
 from aioflow.cluster._codec import decode, decode_columns, describe_columns, encode_columns
-from aioflow.cluster._peer import Answered, Ended, Peer, Recalled, Refused, Undone
+from aioflow.cluster._peer import Answered, Ended, Peer, Recalled, Refused, Undone, Voided
 from aioflow.errors import EndOfQueue, QueueClosed
 from aioflow.queues import Completed, QueueDefinition, gather
 from aioflow.resources import QueueKey, QueueRef, Resources
@@ -30,10 +31,11 @@ from aioflow.testing._machine_suite import check_invariants
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aioflow.cluster._peer import Event
     from aioflow.queues import Kind, QueueMachine, QueueStats
     from aioflow.transport import Frame
 
-SEEDS, SEEDS_EACH = (50_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 1_000), 100
+SEEDS, SEEDS_EACH = (50_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 300), 100
 STEPS = 200
 CLIENTS = 3
 # A value is its producer's number and its place in what that one put.
@@ -86,6 +88,7 @@ class Client:
 
     def __init__(self, number: int, history: History) -> None:
         self.number = number
+        self.connection = 0
         self.peer = Peer(f"secret {number}", "here")
         self.up: deque[list[Frame]] = deque()
         self.down: deque[list[Frame]] = deque()
@@ -99,6 +102,11 @@ class Client:
     def waiting(self) -> list[int]:
         """Requests that were neither answered nor withdrawn."""
         return [id_ for id_, request in self.requests.items() if not request.is_answered and not request.is_withdrawn]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a message is under way, or about to be."""
+        return bool(self.up or self.down or self.peer._frames or self.peer._late_ack)
 
     def put(self, ref: QueueRef, count: int) -> None:
         request = Request(ref, list(itertools.islice(self._places, count)))
@@ -117,15 +125,23 @@ class Client:
 
     def acknowledge(self, id_: int) -> None:
         """Hand over what came."""
-        self.peer.acknowledge(id_)
-        self._history.handed_over.update(self.delivered.pop(id_).values)
+        request = self.delivered.pop(id_)
+        self.peer.acknowledge(id_, len(request.values), is_all=True)
+        self._history.handed_over.update(request.values)
 
     def receive(self) -> None:
         """Take the next message of the server."""
-        event = self.peer.receive(*decode(self.down.popleft()))
-        assert not isinstance(event, Ended) or (event.reason, self.said_bye) == ("", True)
+        self.peer.receive(*decode(self.down.popleft()))
+        for event in self.peer.take_events():
+            self._happened(event)
+
+    def _happened(self, event: Event) -> None:
+        assert not isinstance(event, Ended) or (event.error, self.said_bye) == (None, True)
         assert not isinstance(event, Recalled) or event.id in self.delivered
-        if isinstance(event, (Answered, Refused, Undone)):
+        if isinstance(event, Voided):
+            request = self.delivered.pop(event.id)
+            request.values, request.is_answered = [], False
+        elif isinstance(event, (Answered, Refused, Undone)):
             request = self.requests[event.id]
             assert not request.is_answered, "a request was answered twice"
             assert not (request.is_get and request.is_withdrawn), "a withdrawn get was answered"
@@ -163,10 +179,11 @@ class World:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.resources = Resources(lambda _: np.random.default_rng(seed), session_s=60, bytes_required=True)
-        self.broker = Broker(self.resources, TaskInfo("epoch", "local", 0, 1), 3.0)
+        self.broker = Broker(self.resources, TaskInfo("epoch", "local", 0, 1), 3.0, 60.0)
         self.history = History()
         self.numbers = itertools.count(1)
         self.clients: dict[int, Client] = {}
+        self.connections: dict[int, Client] = {}
         self.known: dict[QueueMachine, QueueStats] = {}
         self.gives_back = bool(seed % 3)  # else nobody withdraws, and order holds between batches too
         self.sent = {ref: Request(ref, []) for ref in REFS}
@@ -177,13 +194,19 @@ class World:
         """Let somebody do something."""
         if len(self.clients) < CLIENTS:
             number = next(self.numbers)
-            self.clients[number] = Client(number, self.history)
+            client = self.clients[number] = Client(number, self.history)
+            self._connect(client)
+            self.broker.accept(-number, is_local=True)
+            self.broker.receive(-number, m.Beat(f"secret {number}", 1), [], 0.0)
+            self._distribute()
         client = self._choose(list(self.clients.values()))
         choice = self.rng.random()
         if choice < 0.65:
             self._move(client)
         elif choice < 0.97:
             self._act(client)
+        elif self.gives_back and self.rng.integers(2):
+            self._reconnect(client)
         elif self.gives_back:
             self._end(client)
 
@@ -220,10 +243,10 @@ class World:
         client.up.extend(client.peer.take_messages())
         if client.up and (not client.down or self.rng.integers(2)):
             message, frames = decode(client.up.popleft())
-            self.broker.receive(client.number, message, frames, 0.0)
-            self._check(step_by_step=not isinstance(message, m.Bye))
+            self.broker.receive(client.connection, message, frames, 0.0)
+            self._check(step_by_step=not isinstance(message, (m.Bye, m.Resume)))
             if isinstance(message, m.Bye):
-                assert client.number not in {peer for peer, _ in self.broker._owners.values()}
+                assert f"secret {client.number}" not in {session.name for session, _ in self.broker._owners.values()}
         elif client.down:
             client.receive()
         self._distribute()
@@ -231,7 +254,9 @@ class World:
     def _distribute(self) -> None:
         """Put what the broker sends on its way."""
         for number, sent in self.broker.take_messages():
-            client = self.clients[number]  # nothing is sent to somebody who has gone
+            if number < 0:
+                continue  # the answer to a beat
+            client = self.connections[number]  # nothing is sent to somebody who has gone
             client.down.append(sent)
             message, frames = decode(sent)
             if isinstance(message, m.Rows) and not self.gives_back:
@@ -248,30 +273,64 @@ class World:
 
     def settle(self, client: Client) -> None:
         """Move messages until a connection is quiet."""
-        while client.up or client.down or client.peer._frames:
+        while client.is_busy:
             self._move(client)
+
+    def _connect(self, client: Client) -> None:
+        """Make a connection; its hello arrives at once."""
+        client.connection = next(self.numbers)
+        self.connections[client.connection] = client
+        self.broker.accept(client.connection, is_local=True)
+        client.peer.connected(beats=True)
+        [hello] = client.peer.take_messages()
+        self.broker.receive(client.connection, *decode(hello), 0.0)
+        for dropped in self.broker.take_dropped():
+            del self.connections[dropped]
+        self._check(step_by_step=False)
+
+    def _reconnect(self, client: Client) -> None:
+        """Lose a connection with all that is on its way, and make another; the server hears of the loss, or not."""
+        client.peer.disconnected()
+        client.up.clear()
+        client.down.clear()
+        if self.rng.integers(2):
+            self.broker.lost(client.connection, 0.0)
+            del self.connections[client.connection]
+            self._check(step_by_step=False)
+        self._connect(client)
+        self._distribute()
 
     # The end of a session
 
     def _end(self, client: Client) -> None:
         """Say bye, or lose the connection with all that is on its way."""
         if self.rng.integers(2):
-            client.said_bye = True
-            client.peer.bye()
-            self.settle(client)
+            self._leave(client)
         else:
             self._lose(client)
-        self.broker.lost(client.number, 0.0, "gone")
+        self._forget(client)
+
+    def _leave(self, client: Client) -> None:
+        while not client.peer.is_open:
+            self._move(client)
+        client.said_bye = True
+        client.peer.bye()
+        self.settle(client)
+
+    def _forget(self, client: Client) -> None:
+        self.broker.lost(client.connection, 0.0)
+        self.broker.lost(-client.number, 0.0)
         self._check(step_by_step=False)
+        del self.connections[client.connection]
         del self.clients[client.number]
         self._distribute()
 
     def _lose(self, client: Client) -> None:
         client.up.extend(client.peer.take_messages())
-        for frames in client.up:
-            message, _ = decode(frames)
-            if isinstance(message, m.Acknowledge):
-                self.history.unheard.update(client.requests[message.id].values)
+        for _, id_, _ in client.peer._acks:  # those not known to have arrived
+            self.history.unheard.update(client.requests[id_].values)
+        if not client.peer.is_open:
+            return
         unsent = {message.id for message in (decode(f)[0] for f in client.up) if isinstance(message, m.Put)}
         puts = {id_: client.requests[id_] for id_ in client.waiting if not client.requests[id_].is_get}
         self.received += [request for id_, request in puts.items() if id_ not in unsent]
@@ -281,6 +340,8 @@ class World:
         for request in self.sent.values():
             _check_order(request)
         self.gives_back = True
+        for client in self.clients.values():
+            self.settle(client)  # what is void after a reconnect waits again
         for client in list(self.clients.values()):
             for id_ in client.waiting:
                 client.withdraw(id_)
@@ -296,23 +357,22 @@ class World:
             assert not unanswered, "a request was never answered"
         self._check_forgotten()
         for client in list(self.clients.values()):
-            client.said_bye = True
-            client.peer.bye()
-            self.settle(client)
-            self.broker.lost(client.number, 0.0, "gone")
+            self._leave(client)
+            self._forget(client)
         return self._drain()
 
     def _check_forgotten(self) -> None:
         assert not self.broker._owners
-        for session in self.broker._sessions.values():
+        for session in self.broker._sessions:
             assert not session.waiting
             assert not session.delivered
             assert len(session.refs) <= len(REFS)
 
     def _drain(self) -> list[int]:
         """Take out what is left, together with the puts of lost sessions that still wait."""
-        assert not self.broker._sessions
-        assert not self.broker._names
+        assert not list(self.broker._sessions)
+        assert not self.broker._sessions._by_peer
+        assert not self.broker._sessions._by_beat_peer
         assert not self.broker._ended
         left: list[int] = []
         for queue in self.resources.queues.values():
