@@ -163,7 +163,8 @@ class NoSession(SessionError):
 class SessionClosed(SessionError):
     """The session was closed or reset; its waiting operations end with this error and accepted nothing more.
 
-    It is not `ConnectionLost`, where the other side went away.
+    Also where the server has ended it, having heard nothing of it for `session_s`: then puts that it received stand.
+    It is not `ConnectionLost`, where the other side is away.
     """
 
 
@@ -187,7 +188,7 @@ class ConnectFailed(TransportError):
 
 
 class ConnectionLost(TransportError):
-    """The other side of an open connection went away.
+    """The other side of a connection went away; of a session's, it was out of reach for `session_s`.
 
     A put that was waiting may or may not have been accepted; what a get had been sent and not handed over goes back.
     """

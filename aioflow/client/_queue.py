@@ -40,7 +40,8 @@ class Queue:
 
     Errors of every operation: `NoSession` where no session is current; `SessionClosed` when the session is left while
     it waits; `SpecMismatch` when the queue exists and the definition disagrees; `PlacementError` for a task that the
-    session does not reach; `ConnectionLost` when the server goes away.
+    session does not reach; `QueueReset` once when the server was started anew; `ConnectionLost` when it was out of
+    reach for `session_s`, and `SessionClosed` when it has ended the session, having heard nothing for as long.
     """
 
     def __init__(

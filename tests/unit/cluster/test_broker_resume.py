@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def far(desk: Desk) -> Desk:
-    """A broker with session a of another host, at peer 1, and an observer at peer 9; both know queue 1 of two places."""
+    """A broker with session a of another host, at peer 1, and an observer at peer 9; queue 1 has two places."""
     desk.connect(1, "a", beats=True)
     desk.hello(9)
     desk.define(1, 9, capacity=2)
@@ -44,7 +44,7 @@ def test_a_put_that_waits_is_not_put_twice(far: Desk) -> None:
 
 
 def test_a_put_that_is_done_is_answered_again(far: Desk) -> None:
-    """Reliability G1: the server recognises what comes again by (session, sequence number): reconnecting never doubles."""
+    """Reliability G1: the server recognises what comes again by (session, sequence number), and doubles nothing."""
     assert far.put(1, 1, 1) == [m.Done(1)]
     lose(far, 1)
     far.reconnect(2, "a")
@@ -78,8 +78,8 @@ def test_a_close_a_leaving_and_a_deletion_are_done_once(far: Desk) -> None:
     lose(far, 1)
     far.reconnect(2, "a")
     far.send(2, m.Resume())
-    for request in (*requests, close):
-        assert far.send(2, request) == [m.Done(request.id)]
+    for again in (*requests, close):
+        assert far.send(2, again) == [m.Done(again.id)]
     far.failed(far.send(2, m.Close(5, 2, cancel_pending=False)), "QueueClosed", "closed")
 
 
@@ -99,7 +99,7 @@ def test_answers_are_kept_until_they_are_confirmed(far: Desk) -> None:
 
 
 def test_answers_that_nobody_asked_for_again_have_come(far: Desk) -> None:
-    """Semantics 0.3, kept until confirmed: whoever resumes asks again for what is missing, so the next Confirm drops the rest."""
+    """Semantics 0.3: whoever resumes asks again for what is missing; the next Confirm drops the other answers."""
     for request in (1, 2):
         far.only(far.put(1, request, request), m.Done)
     lose(far, 1)
@@ -113,7 +113,7 @@ def test_answers_that_nobody_asked_for_again_have_come(far: Desk) -> None:
 
 
 @pytest.mark.parametrize("is_received", [True, False])
-def test_a_withdrawal_after_a_reconnect(far: Desk, is_received: bool) -> None:  # noqa: FBT001 - a parameter
+def test_a_withdrawal_after_a_reconnect(far: Desk, is_received: bool) -> None:
     """Semantics 0.3: while disconnected a withdrawal is kept, and its answer says how many rows are in: these stay."""
     if is_received:
         assert far.put(1, 1, 1, 2, 3) == []
@@ -136,7 +136,8 @@ def test_a_lost_connection_withdraws_gets(far: Desk) -> None:
     lose(far, 1)
     assert far.take_values(9) == [[5]]
     far.reconnect(2, "a")
-    assert far.send(2, m.Resume()) == far.get(2, 1, 2) == []
+    assert far.send(2, m.Resume()) == []
+    assert far.get(2, 1, 2) == []
 
 
 def test_what_was_delivered_is_in_doubt_until_the_session_resumes(far: Desk) -> None:
@@ -182,7 +183,7 @@ def test_the_end_of_both_connections_on_one_host_ends_the_session(desk: Desk) ->
 
 
 def test_a_new_connection_replaces_the_old_one(far: Desk) -> None:
-    """Semantics 0.3: the session is who knows its secret; the old connection is ended, and nothing more is heard on it."""
+    """Semantics 0.3: the session is who knows its secret; the old connection is ended and not heard."""
     assert far.get(1, 1) == []
     far.reconnect(2, "a")
     assert far.broker.take_dropped() == [1]
@@ -194,7 +195,7 @@ def test_a_new_connection_replaces_the_old_one(far: Desk) -> None:
 
 
 def test_a_session_that_this_server_has_ended(far: Desk) -> None:
-    """Semantics 0.4: calls of an ended session raise SessionClosed; a secret of another epoch is a session like a new one."""
+    """Semantics 0.4: calls of an ended session raise SessionClosed; one of another epoch is as good as new."""
     lose(far, 1)
     for now in (LOST_S, SESSION_S):
         far.expire(now)
@@ -205,7 +206,7 @@ def test_a_session_that_this_server_has_ended(far: Desk) -> None:
 
 
 def test_a_session_that_exceeds_its_window_is_over(far: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reliability G5: a server's memory is bounded: who offers more than the window is refused, and what waits stands."""
+    """Reliability G5: a server's memory is bounded: who exceeds the window is refused; what waits stands."""
     monkeypatch.setattr(_window, "PUTS_MAX", 2)
     far.only(far.put(1, 1, 1, 2), m.Done)
     assert far.put(1, 2, 3) == far.put(1, 3, 4) == []
@@ -267,7 +268,7 @@ def test_producers_are_not_lost_with_a_connection(far: Desk) -> None:
 
 
 @pytest.mark.parametrize("renews", [True, False])
-def test_producers_n_is_waived_after_a_restart(far: Desk, renews: bool) -> None:  # noqa: FBT001 - a parameter
+def test_producers_n_is_waived_after_a_restart(far: Desk, renews: bool) -> None:
     """Semantics 0.4: registrations renew first; once one has, producers=n is waived after lost_s."""
     far.define(1, 9, name="epoch", queue=2, producers=2)
     far.only(far.send(1, m.Join(1, 2, "p", 0, renews)), m.Done)

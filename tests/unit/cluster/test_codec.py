@@ -66,7 +66,10 @@ BOMBS: dict[str, tuple[Callable[[], list[bytes]], str]] = {
         "Join.rejoin_s must be a finite number of at least 0, got nan",
     ),
     "an id of 0": (lambda: [_header(MESSAGES.index(m.Size), 0, 1)], "Size.id must be an integer from 1 to .*, got 0"),
-    "an empty session": (lambda: [_header(0, 2, "", "", False)], "Hello.session must be a string of 1 to 1024 characters, got ''"),
+    "an empty session": (
+        lambda: [_header(0, 2, "", "", False)],
+        "Hello.session must be a string of 1 to 1024 characters, got ''",
+    ),
     "components": (lambda: [_put(*[["int8", []]] * 1025)], "no msgpack within the limits: .*1024"),
     "rank": (lambda: [_put(["int8", [1] * 65])], "Put.columns must be .* at most 64, each an integer from 0"),
     "rank 0": (lambda: [_put(["int8", []]), b"a"], r"a column of shape \[\]; expected rank 1 to 64"),

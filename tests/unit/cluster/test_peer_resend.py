@@ -1,4 +1,4 @@
-"""What the client's half of the protocol sends again on a new connection, what it holds back, and what a restart ends."""
+"""What the client's half of the protocol sends again on a new connection, holds back, and loses to a restart."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def resume(peer: Peer, epoch: str = "first") -> list[Event]:
 
 
 def test_requests_without_an_answer_are_sent_again_in_order(peer: Peer, ref: QueueRef) -> None:
-    """Semantics 0.3: a retry goes by its sequence number: the same ids, in their order, until each is answered."""
+    """Semantics 0.3: a retry goes by its sequence number: the same ids, in order, until each is answered."""
     puts, get, size = [peer.request(ref, _put) for _ in range(2)], peer.request(ref, _get), peer.request(ref, m.Size)
     sent(peer)
     receive(peer, m.Done(puts[0]))
@@ -104,7 +104,7 @@ def test_what_is_asked_while_disconnected_is_sent_at_the_next_welcome(peer: Peer
 
 
 def test_a_definition_is_sent_again_until_it_has_arrived(peer: Peer, ref: QueueRef) -> None:
-    """A request without its queue's number would fail: definitions go before requests, until an answer shows them there."""
+    """A request without its queue's number would fail: definitions go first, until an answer shows them there."""
     request = peer.request(ref, _get)
     for _ in range(2):
         resume(peer)
@@ -123,7 +123,7 @@ def test_a_hello_names_the_epoch_in_which_the_session_is_known(peer: Peer) -> No
 
 
 def test_answers_are_confirmed(peer: Peer, ref: QueueRef) -> None:
-    """Semantics 0.3: the server keeps what is not confirmed: what changes a queue is, many at a time; questions are not."""
+    """Semantics 0.3: what changes a queue is confirmed, many at a time; answers to questions are not kept."""
     requests = [peer.request(ref, _put) for _ in range(CONFIRM_EVERY)]
     receive(peer, m.Done(peer.request(ref, m.Size)))
     sent(peer)
@@ -137,7 +137,7 @@ def test_answers_are_confirmed(peer: Peer, ref: QueueRef) -> None:
 
 
 def test_an_acknowledgement_is_kept_until_it_has_arrived(peer: Peer, ref: QueueRef) -> None:
-    """Semantics 0.4: a hello lists what was handed over: before Resume, until the answer to a later request shows it there."""
+    """Semantics 0.4: a hello lists what was handed over: until the answer to a later request shows it there."""
     get = peer.request(ref, _get)
     receive(peer, m.Rows(get, ROWS[0]), ROWS[1])
     earlier = peer.request(ref, m.Size)
@@ -213,7 +213,7 @@ def test_a_get_that_is_withdrawn_while_disconnected_is_forgotten(peer: Peer, ref
 
 
 def test_puts_beyond_the_window_wait_here(peer: Peer, ref: QueueRef, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reliability G5 and G3: a session offers as much as the window; the rest follows in order, each queue's by itself."""
+    """Reliability G5 and G3: a session offers as much as the window; the rest follows in order, by queue."""
     monkeypatch.setattr(_window, "PUTS_MAX", 2)
     other = QueueRef(QueueKey("", "other"), ref.definition)
     puts = [peer.request(ref, _put) for _ in range(4)]
@@ -238,7 +238,7 @@ def test_a_close_waits_behind_puts_that_wait(peer: Peer, ref: QueueRef, monkeypa
 
 
 def test_what_waits_here_is_withdrawn_here(peer: Peer, ref: QueueRef, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Semantics 0.3: a cancelled put that never left was not accepted: that is known at once, and the next one moves up."""
+    """Semantics 0.3: a cancelled put that never left was not accepted: it is known at once, and the next moves up."""
     monkeypatch.setattr(_window, "PUTS_MAX", 1)
     first, second, close = peer.request(ref, _put), peer.request(ref, _put), peer.request(ref, _close)
     sent(peer)
@@ -281,7 +281,7 @@ def test_the_same_epoch_is_no_restart(peer: Peer, ref: QueueRef) -> None:
 
 
 def test_a_second_restart_is_told_with_the_first(peer: Peer, ref: QueueRef) -> None:
-    """Semantics 0.4: if no call was pending, the next one raises QueueReset: also where the server restarts again before."""
+    """Semantics 0.4: if no call was pending, the next raises QueueReset, also after two restarts."""
     receive(peer, m.Done(peer.request(ref, m.Size)))
     for epoch in ("second", "third"):
         assert resume(peer, epoch) == []
@@ -293,6 +293,7 @@ def test_a_second_restart_is_told_with_the_first(peer: Peer, ref: QueueRef) -> N
 def test_registrations_are_renewed_first(peer: Peer, ref: QueueRef) -> None:
     """Semantics 0.4: registrations renew first, by themselves, and say so; no call hears of the answer."""
     receive(peer, m.Done(peer.request(ref, _join)))
+    join: Any = None
     for epoch in ("second", "third"):
         assert resume(peer, epoch) == []
         [define, join] = split(sent(peer))[1]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from aioflow.cluster._sessions import LATE_S, Session, Sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOST_S, SESSION_S = 3.0, 60.0
 
@@ -23,7 +28,7 @@ def connect(sessions: Sessions, name: str = "a", peer: int = 1, now: float = 0.0
 
 
 def test_a_session_that_beats_is_not_lost(sessions: Sessions) -> None:
-    """Semantics 0.4: a client beats through a connection of its own, so that a blocked event loop is not taken for dead."""
+    """Semantics 0.4: a client beats through a connection of its own, so a blocked loop is not dead."""
     session = connect(sessions)
     for now in range(1, 100):
         assert sessions.beat("a", 10, now)
@@ -43,7 +48,7 @@ def test_lost_after_lost_s_and_over_after_session_s(sessions: Sessions) -> None:
 
 
 def test_a_lost_session_is_found_again_by_a_hello_and_not_by_a_beat(sessions: Sessions) -> None:
-    """Semantics 0.4: a client without an answered beat hands over nothing; so a lost one is answered none before its hello."""
+    """Semantics 0.4: a client without an answered beat hands over nothing; a lost one is answered after its hello."""
     session = connect(sessions)
     sessions.judge(LOST_S)
     assert not sessions.beat("a", 10, 4.0)
@@ -61,7 +66,7 @@ def test_a_beat_of_a_session_that_nobody_knows(sessions: Sessions) -> None:
 
 
 def test_a_session_without_beats_is_lost_with_its_connection(sessions: Sessions) -> None:
-    """Semantics 0.4: sessions in one process beat without a thread: the connection says all, and session_s runs from its end."""
+    """Semantics 0.4: sessions in one process beat without a thread: session_s runs from the end of its connection."""
     session = sessions.connect("a", 1, 0.0, beats=False, is_local=False)
     assert sessions.next_deadline() is None
     assert sessions.judge(1000.0) == ([], [])
@@ -85,7 +90,7 @@ def test_a_disconnected_session_that_beats_is_not_lost(sessions: Sessions) -> No
 def test_the_end_of_the_last_connection_on_a_host_proves_the_end(sessions: Sessions, first: str) -> None:
     """Semantics 0.4: in doubt until the end of the beat connection where both are on one host: it and the other's."""
     session = connect(sessions, is_local=True)
-    ends = [lambda: sessions.disconnect(session, 1.0), lambda: sessions.silence(10)]
+    ends: list[Callable[[], object]] = [lambda: sessions.disconnect(session, 1.0), lambda: sessions.silence(10)]
     if first == "beats":
         ends.reverse()
     ends[0]()

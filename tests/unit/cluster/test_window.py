@@ -20,7 +20,7 @@ def test_a_single_put_is_always_admitted() -> None:
 
 @pytest.mark.parametrize(("nbytes", "more"), [(_window.BYTES_MAX // 2, 0), (0, _window.PUTS_MAX - 2)])
 def test_a_window_is_bounded_in_bytes_and_in_puts(nbytes: int, more: int) -> None:
-    """Reliability G5: a server's memory stays under its queues' caps + clients x window: the last that fits, and one more."""
+    """Reliability G5: a server's memory stays under its queues' caps + clients x window, and no put exceeds that."""
     window = Window()
     for _ in range(2 + more):
         assert window.admits(nbytes)
