@@ -24,9 +24,10 @@ class Window:
 
     def admits(self, nbytes: int) -> bool:
         """Whether one more put may be under way; a single one always may."""
-        if self.puts <= 1:
-            return not self.puts or self.nbytes + nbytes <= TWO_PUTS_BYTES_MAX
-        return self.puts < PUTS_MAX and self.nbytes + nbytes <= BYTES_MAX
+        if not self.puts:
+            return True
+        bytes_max = TWO_PUTS_BYTES_MAX if self.puts == 1 else BYTES_MAX
+        return self.puts < PUTS_MAX and self.nbytes + nbytes <= bytes_max
 
     def add(self, nbytes: int) -> None:
         """Count a put."""

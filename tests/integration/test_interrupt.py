@@ -100,7 +100,9 @@ async def test_ctrl_c_ends_a_program(
             assert running.output.count("Traceback (most recent call last)") == _tracebacks(run, running.output)
             for word in ("never retrieved", "was destroyed", "unclosed", "ResourceWarning", "never awaited"):
                 assert word not in running.output
-            await until(q, gets_waiting=0, unacknowledged=0, ahead=0, puts_waiting=0, producers=())
+            await until(q, gets_waiting=0, unacknowledged=0, ahead=0, producers=())
+            if run != "trio":  # which may interrupt the connection's own task: then no bye withdraws the put
+                await until(q, puts_waiting=0)
             if program in {LOADER, WRITER}:
                 await until(q, is_closed=True)
                 with pytest.raises(flow.EndOfQueue) as caught:
@@ -108,11 +110,7 @@ async def test_ctrl_c_ends_a_program(
                         await q.dequeue()
                 assert [lost.name for lost in caught.value.lost_producers] == ["loader"]
                 assert caught.value.lost_producers[0].reason.startswith(
-                    (
-                        "Cancelled",
-                        "KeyboardInterrupt",
-                        "its connection was lost",
-                    )  # trio may interrupt the connection's own task
+                    ("Cancelled", "KeyboardInterrupt", "its process has ended")
                 )
             else:
                 assert await q.size() == (1 if program == TRAINER else 0)

@@ -10,11 +10,12 @@ from aioflow.cluster._window import Window
 
 def test_a_single_put_is_always_admitted() -> None:
     """Semantics 0.4: one element larger than a limit may enter an empty queue; so may one put larger than a window."""
-    window = Window()
-    assert window.admits(_window.BYTES_MAX + 1)
-    window.add(_window.BYTES_MAX + 1)
-    assert not window.admits(0)
-    window.remove(_window.BYTES_MAX + 1)
+    window, large = Window(), _window.TWO_PUTS_BYTES_MAX
+    assert window.admits(large)
+    window.add(large)
+    assert window.admits(0)
+    assert not window.admits(1)
+    window.remove(large)
     assert window == Window()
 
 
