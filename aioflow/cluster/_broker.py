@@ -152,8 +152,8 @@ class Broker:
         except RemoteProtocolError as error:
             self.refuse(peer, str(error))
         except Exception as error:  # noqa: BLE001 - rule 1: a fault in one request must not end the server
-            if request:
-                self._answer(session, request, pack_error(request, error), keep=kind in _ONCE)
+            if request:  # it changed nothing: it may be tried anew, and its answer need not be kept
+                self._answer(session, request, pack_error(request, error))
             else:
                 self.refuse(peer, str(error) or type(error).__name__)
 

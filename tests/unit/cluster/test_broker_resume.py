@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aioflow.cluster import _broker, _window
 from aioflow.cluster import _messages as m
-from aioflow.cluster import _window
 from tests.unit.cluster.conftest import LOST_S, SESSION_S
 
 if TYPE_CHECKING:
@@ -124,6 +124,17 @@ def test_a_withdrawal_after_a_reconnect(far: Desk, is_received: bool) -> None:
     for _ in range(2):
         assert far.send(2, m.Withdraw(1)) == [m.Withdrawn(1, rows)]
     assert far.size(9) == rows
+
+
+def test_answers_of_what_changed_nothing_are_not_kept(far: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reliability G5: a server's memory is bounded: who never confirms is refused, which is not kept."""
+    monkeypatch.setattr(_broker, "REQUESTS_MAX", 2)
+    for request in (1, 2):
+        far.only(far.put(1, request, request), m.Done)
+    [session] = [session for session in far.broker._sessions if session.name == "a"]
+    for request in range(3, 20):
+        far.failed(far.put(1, request, request), "SessionError", "2 requests under way")
+    assert list(session.answers) == [1, 2]
 
 
 # What waits and what is in doubt
