@@ -181,13 +181,12 @@ class Broker:
         self._now = now
         self._ended.discard(peer)
         self._local.discard(peer)
-        session = self._sessions.find(peer)
+        session, beating = self._sessions.find(peer), self._sessions.silence(peer)
         if session is not None:
             self._disconnect(session)
-        else:
-            session = self._sessions.silence(peer)
-        if session is not None and self._sessions.has_ended(session):
-            self._end(session, "its process has ended", withdraw_puts=False)
+        for each in dict.fromkeys((session, beating)):
+            if each is not None and self._sessions.has_ended(each):
+                self._end(each, "its process has ended", withdraw_puts=False)
 
     def expire(self, now: float) -> None:
         """Do what is due by `now`."""

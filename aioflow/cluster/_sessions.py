@@ -137,8 +137,10 @@ class Sessions:
         session = self._by_name.get(name)
         if session is None:
             return False
-        session.beat_peers.add(peer)
-        self._by_beat_peer[peer] = session
+        if self._by_beat_peer.get(peer) is not session:
+            self.silence(peer)
+            session.beat_peers.add(peer)
+            self._by_beat_peer[peer] = session
         if not session.is_lost:
             session.heard_at = now
         return not session.is_lost

@@ -190,6 +190,25 @@ def test_the_end_of_both_connections_on_one_host_ends_the_session(desk: Desk) ->
     assert desk.take_values(9) == [[1]]
 
 
+def test_a_connection_that_also_beats(desk: Desk) -> None:
+    """Semantics 0.4: where the last connection on one host ends, its process has ended: also if it was the only one."""
+    desk.connect(1, "a", beats=True, is_local=True)
+    assert desk.beat(1, "a")
+    lose(desk, 1)
+    assert not list(desk.broker._sessions)
+
+
+def test_a_connection_that_beats_for_two_sessions(desk: Desk) -> None:
+    """Reliability G9: no input crashes a server: a connection beats for the session that it named last."""
+    for peer, name in ((1, "a"), (2, "b")):
+        desk.connect(peer, name, beats=True, is_local=True)
+        assert desk.beat(3, name)
+    for peer in (1, 2):
+        desk.only(desk.send(peer, m.Bye()), m.Goodbye)
+    lose(desk, 3)
+    assert not list(desk.broker._sessions)
+
+
 # Connections
 
 
