@@ -229,23 +229,26 @@ def test_puts_beyond_the_window_wait_here(peer: Peer, ref: QueueRef, monkeypatch
 
 def test_a_close_waits_behind_puts_that_wait(peer: Peer, ref: QueueRef, monkeypatch: pytest.MonkeyPatch) -> None:
     """Semantics 1.3: a close takes its place behind the puts before it; one that cancels what waits does not wait."""
-    monkeypatch.setattr(_window, "PUTS_MAX", 1)
-    first, second, close = peer.request(ref, _put), peer.request(ref, _put), peer.request(ref, _close)
+    monkeypatch.setattr(_window, "PUTS_MAX", 2)
+    first, other, second = [peer.request(ref, _put) for _ in range(3)]
+    close = peer.request(ref, _close)
     at_once = peer.request(ref, partial(m.Close, cancel_pending=True))
-    assert [message.id for message in sent(peer)[1:]] == [first, at_once]  # type: ignore[union-attr]
+    assert [message.id for message in sent(peer)[1:]] == [first, other, at_once]  # type: ignore[union-attr]
     receive(peer, m.Done(first))
     assert sent(peer) == [m.Put(second, 1, []), m.Close(close, 1, cancel_pending=False)]
 
 
 def test_what_waits_here_is_withdrawn_here(peer: Peer, ref: QueueRef, monkeypatch: pytest.MonkeyPatch) -> None:
     """Semantics 0.3: a cancelled put that never left was not accepted: it is known at once, and the next moves up."""
-    monkeypatch.setattr(_window, "PUTS_MAX", 1)
-    first, second, close = peer.request(ref, _put), peer.request(ref, _put), peer.request(ref, _close)
+    monkeypatch.setattr(_window, "PUTS_MAX", 2)
+    first, other, second = [peer.request(ref, _put) for _ in range(3)]
+    close = peer.request(ref, _close)
     sent(peer)
     peer.withdraw(second)
     assert peer.take_events() == [Undone(second, 0)]
     assert sent(peer) == [m.Close(close, 1, cancel_pending=False)]
-    receive(peer, m.Done(first))
+    for request in (first, other):
+        receive(peer, m.Done(request))
     assert sent(peer) == []
     assert not peer._outlets
 
