@@ -55,7 +55,7 @@ class SimulatedNetwork:
 
         Args:
             rng: Decides the delays, and how much arrives of what was in flight when a connection is lost.
-            describe: Says in a few words what a message is, for the trace.
+            describe: Says in a few words what a message is, for the trace; one without words is left out.
             trace_max: How many of the latest events the trace keeps; None is all.
             delay_s: The least delay; the mean is some five times as much.
         """
@@ -225,7 +225,8 @@ class SimulatedNetwork:
         lines = []
         for time, source, target, what in self.trace:
             text = what if isinstance(what, str) else self._describe(what)
-            lines.append(f"{time:12.6f} s  {source}{' -> ' if target else ''}{target}: {text}")
+            if text:
+                lines.append(f"{time:12.6f} s  {source}{' -> ' if target else ''}{target}: {text}")
         return "\n".join(lines)
 
     # Arrivals
