@@ -4,7 +4,8 @@ Calls go in, messages come out of `take_messages`; messages go in, events come o
 
 1. A request has a number of its own in the session, and is answered, refused or withdrawn once. Until then it is sent
    again on each new connection; the server knows it by its number.
-2. Rows that came and were not handed over when a connection ended are the server's again, and are asked for again.
+2. Rows that came and were not handed over when a connection ended are the server's again, and are asked for again;
+   where others of them were handed over, under a new number, so that no acknowledgement is taken for the new ones.
 3. An acknowledgement is kept until the answer to a later request shows that it has arrived.
 4. A put that is withdrawn is not sent again; its withdrawal is, until it is answered.
 5. Puts beyond a queue's window wait here, in order, and a close behind them.
@@ -16,13 +17,13 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._answers import unpack_error, unpack_stats
-from aioflow.cluster._codec import decode_columns, encode, pack_definition, unpack_definition
+from aioflow.cluster._codec import decode, decode_columns, encode, pack_definition, unpack_definition
 from aioflow.cluster._window import Window
 from aioflow.errors import (
     ConnectionLost,
@@ -86,9 +87,10 @@ class Recalled:
 
 @dataclass(frozen=True, slots=True)
 class Voided:
-    """What a get was answered and has not handed over is the server's again; it was asked for again."""
+    """What a get was answered and has not handed over is the server's again; it was asked for again, as `again`."""
 
     id: int
+    again: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class _Request:
     is_withdrawn: bool = False
     is_promoted: bool = False
     is_delivered: bool = False
+    is_begun: bool = False  # some of its rows were handed over
     registers: tuple[str, float] | None = None
     renews: bool = False
 
@@ -242,6 +245,7 @@ class Peer:
         request = self._requests.get(id_)
         if request is None or not request.is_delivered:
             return
+        request.is_begun = True
         if is_all:
             del self._requests[id_]
         acks = self._acks
@@ -429,16 +433,29 @@ class Peer:
             self._send(m.Acknowledge(id_, rows))
         self._send(m.Resume())
         self._frames += self._defines.values()
-        for request in self._requests.values():
+        for request in list(self._requests.values()):
             if request.is_withdrawn:
                 self._send(m.Withdraw(request.id))
             elif not request.is_held:
-                self._push(request.encoded)
                 if request.is_delivered:
-                    request.is_delivered = False
-                    self._events.append(Voided(request.id))
+                    self._void(request)
+                self._push(request.encoded)
                 if request.is_promoted:
                     self._send(m.Promote(request.id))
+
+    def _void(self, request: _Request) -> None:
+        """Ask again for what had come; if it was handed over in part, under a new id: what is acknowledged is the old."""
+        old = request.id
+        request.is_delivered = False
+        if request.is_begun:
+            request.is_begun = False
+            del self._requests[old]
+            request.id = self._last_id = next(self._ids)
+            message, _ = decode(request.encoded)
+            assert isinstance(message, m.Get | m.Ask)
+            request.encoded = encode(replace(message, id=request.id))
+            self._requests[request.id] = request
+        self._events.append(Voided(old, request.id))
 
     def _reset_queues(self) -> None:
         """Rule 6."""

@@ -293,11 +293,12 @@ class RemoteHost:
                 call = self._delivered.get(request)
                 if call is not None and call.on_recall is not None:
                     call.on_recall(call)
-            case Voided(request):
-                call = self._delivered.pop(request, None)
+            case Voided(request, again):
+                call = self._delivered.pop(request, None) or self._calls.pop(request, None)
                 if call is not None:
                     call.void()
-                    self._calls[request] = call
+                    call.id = again
+                    self._calls[again] = call
             case Answered(request, value):
                 self._answered(request, value)
             case Refused(request, error):

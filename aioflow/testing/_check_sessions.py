@@ -28,17 +28,18 @@ __all__ = ["check_sessions", "live"]
 
 CLIENTS = 3
 # Actions come in bursts, so that much is on its way at a time and silence is long enough to be noticed in between.
-WITHIN_S, BURST_S, BURST_ACTIONS = 20.0, 0.1, 15
+WITHIN_S, BURST_S, BURST_ACTIONS = 20.0, 0.15, 30
 # So many of the steps are actions; what follows from them, and beats, are the others.
 ACTIONS_SHARE = 0.33
 DELAY_S = 0.003
+IN_BURSTS, STRUCK_BURSTS = 0.8, 4
 # How long everything may take to come to rest after the last fault. Messages of slow nodes take minutes.
 REST_S, REST_STEP_S = 1000.0, 5.0
 
 QUIET = Faults()
 LOCAL = Faults(restarts=3, slow=1, stops=3, within_s=WITHIN_S, lasting_s=12.0)
-SHORT = Faults(disconnects=6, partitions=4, restarts=2, slow=2, stops=2, within_s=WITHIN_S, lasting_s=2.0)
-LONG = Faults(disconnects=3, partitions=3, restarts=2, slow=1, stops=3, within_s=WITHIN_S, lasting_s=25.0)
+SHORT = Faults(disconnects=16, partitions=4, restarts=2, slow=2, stops=2, within_s=WITHIN_S, lasting_s=2.0)
+LONG = Faults(disconnects=8, partitions=3, restarts=2, slow=1, stops=3, within_s=WITHIN_S, lasting_s=25.0)
 # By the seed, modulo their number. Connections on one host do not break by themselves.
 _SCENES = (QUIET, SHORT, LONG, LOCAL)
 
@@ -86,7 +87,12 @@ def _plan(seed: int, steps: int) -> list[Action | Decision]:
         strict=True,
     )
     actions = [Action(*fields) for fields in drawn]
-    return [*_SCENES[seed % len(_SCENES)].plan(rng), *sorted(actions)]
+    faults = _SCENES[seed % len(_SCENES)].plan(rng)
+    # Most faults strike when much is on its way, and several at a time.
+    places = rng.choice(bursts[:STRUCK_BURSTS], len(faults)) + rng.exponential(2 * BURST_S, len(faults))
+    moves = rng.random(len(faults)) < IN_BURSTS
+    struck = [f._replace(at_s=at) if moved else f for f, at, moved in zip(faults, places.tolist(), moves, strict=True)]
+    return [*sorted(struck), *sorted(actions)]
 
 
 def _attempt(seed: int, decisions: Sequence[Action | Decision]) -> tuple[BaseException | None, SimulatedNetwork]:
@@ -137,6 +143,7 @@ class _World:
         self._rest(self._find_problem)
         self._is_ending = True
         for client in self._clients.values():
+            client.is_leaving = True
             if not client.link.is_over:
                 client.link.close()
         self._rest(self._find_leftover)

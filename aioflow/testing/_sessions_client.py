@@ -74,6 +74,7 @@ class SimulatedClient:
         link: Its connection.
         waiting: Calls without an answer, by id.
         delivered: Gets that were answered and not handed over, by id.
+        is_leaving: Whether all clients say bye: what they still have goes back.
         unheard: What it handed over without that the server is known to have learnt it.
     """
 
@@ -90,6 +91,7 @@ class SimulatedClient:
         self.waiting: dict[int, Call] = {}
         self.delivered: dict[int, Call] = {}
         self.unheard: set[int] = set()
+        self.is_leaving = False
         self._acknowledged: dict[int, list[int]] = {}
         self._network = network
         self._history = history
@@ -173,7 +175,9 @@ class SimulatedClient:
 
     def _act_hand_over_some(self, pick: float, count: int) -> None:
         if self.delivered:
-            self.hand_over(_choose(list(self.delivered.values()), pick), count)
+            call = _choose(list(self.delivered.values()), pick)
+            left = len(call.values) - call.taken
+            self.hand_over(call, min(count, max(1, left - 1)))
 
     def _act_withdraw(self, pick: float, _: int) -> None:
         calls = [call for call in self.waiting.values() if call.kind in {"put", "get", "ask", "join"}]
@@ -240,10 +244,10 @@ class SimulatedClient:
                     self._refused(call, error)
             case Undone(id_, rows):
                 self._history.put_ended(self.waiting.pop(id_), rows)
-            case Voided(id_):
-                if id_ in self.delivered:
-                    call = self.waiting[id_] = self.delivered.pop(id_)
-                    call.values, call.taken = [], 0
+            case Voided(id_, again):
+                call = self.delivered.pop(id_, None) or self.waiting.pop(id_)
+                call.id, call.values, call.taken = again, [], 0
+                self.waiting[again] = call
             case Recalled(id_):
                 if (call := self.delivered.get(id_)) is not None:
                     self.link.after(0.01, partial(self._recalled, call))
@@ -273,7 +277,7 @@ class SimulatedClient:
             call.values = value[0].tolist()
             self.delivered[id_] = call
             check_order(call)
-            if not self._gives_back and call.ref.definition.kind == "FIFOQueue":
+            if not self._gives_back and not self.is_leaving and call.ref.definition.kind == "FIFOQueue":
                 for number in call.values:
                     producer = call.ref, number // PLACES
                     assert self._last.get(producer, -1) < number, "gets came in another order than the puts"
