@@ -4,7 +4,7 @@
 2. Disconnected: gets are withdrawn, puts stand, and what was delivered stays in doubt until the session resumes.
 3. Lost: it beats and was not heard for `lost_s`. It is disconnected, and its producers count as lost until it resumes.
 4. Over: it was lost for `session_s`; or it is on the same host and the last of its connections (that of the beats is
-   one) has ended, which proves that its process has.
+   one, and was heard) has ended, which proves that its process has.
 5. A judge who comes late was asleep itself: nobody could be heard meanwhile, and everybody gets a new `lost_s`.
 """
 
@@ -57,6 +57,7 @@ class Session:
         peer: Its connection; None while it is disconnected.
         beat_peers: The connections through which it beats.
         beats: Whether it does.
+        has_beaten: Whether a beat was heard.
         is_local: Whether its connections prove by their end that its process has ended.
         is_lost: Whether it was not heard for `lost_s`.
         heard_at: When it was heard last.
@@ -74,6 +75,7 @@ class Session:
     heard_at: float
     peer: PeerId | None = None
     is_lost: bool = False
+    has_beaten: bool = False
     beat_peers: set[PeerId] = field(default_factory=set)
     refs: dict[int, QueueRef] = field(default_factory=dict)
     waiting: dict[int, Call] = field(default_factory=dict)
@@ -108,6 +110,7 @@ class Sessions:
         self._by_name: dict[str, Session] = {}
         self._by_peer: dict[PeerId, Session] = {}
         self._by_beat_peer: dict[PeerId, Session] = {}
+        self._early: dict[PeerId, str] = {}  # connections whose beats came before the session's hello
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
@@ -124,6 +127,8 @@ class Sessions:
         session = self._by_name.get(name)
         if session is None:
             session = self._by_name[name] = Session(name, beats, is_local, now)
+            for early in [early for early, secret in self._early.items() if secret == name]:
+                self._beaten(session, early)
         session.peer, session.heard_at, session.is_lost = peer, now, False
         self._by_peer[peer] = session
         return session
@@ -136,14 +141,19 @@ class Sessions:
         """Note a beat; say whether it is one of a session that is not lost."""
         session = self._by_name.get(name)
         if session is None:
+            self._early[peer] = name
             return False
-        if self._by_beat_peer.get(peer) is not session:
-            self.silence(peer)
-            session.beat_peers.add(peer)
-            self._by_beat_peer[peer] = session
+        self._beaten(session, peer)
         if not session.is_lost:
             session.heard_at = now
         return not session.is_lost
+
+    def _beaten(self, session: Session, peer: PeerId) -> None:
+        if self._by_beat_peer.get(peer) is not session:
+            self.silence(peer)
+            session.has_beaten = True
+            session.beat_peers.add(peer)
+            self._by_beat_peer[peer] = session
 
     def disconnect(self, session: Session, now: float) -> PeerId | None:
         """Take a session's connection from it, if it has one."""
@@ -156,6 +166,7 @@ class Sessions:
 
     def silence(self, peer: PeerId) -> Session | None:
         """Learn that a connection has ended through which a session may have beaten; return that session."""
+        self._early.pop(peer, None)
         session = self._by_beat_peer.pop(peer, None)
         if session is not None:
             session.beat_peers.discard(peer)
@@ -163,7 +174,8 @@ class Sessions:
 
     def has_ended(self, session: Session) -> bool:
         """Whether the ends of its connections prove that a session's process has ended."""
-        return session.is_local and session.peer is None and not session.beat_peers
+        is_heard = session.has_beaten or not session.beats
+        return session.is_local and session.peer is None and is_heard and not session.beat_peers
 
     def forget(self, session: Session) -> None:
         """Take out a session that is over."""

@@ -10,6 +10,7 @@ import pytest
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode
 from aioflow.cluster._peer import Peer, Voided
+from aioflow.cluster._sessions import Sessions
 from aioflow.errors import QueueReset
 from aioflow.resources import QueueKey, QueueRef
 
@@ -64,3 +65,17 @@ def test_an_acknowledgement_is_of_one_delivery(ref: QueueRef) -> None:
     peer.receive(m.Rows(get + 1, ROWS[0]), ROWS[1])
     peer.acknowledge(get + 1, 2, is_all=True)
     assert _sent(peer) == [m.Acknowledge(get + 1, 2)]
+
+
+def test_only_a_heard_process_can_have_ended() -> None:
+    """A connection that ends before the first beat proves nothing; a beat that comes before the hello is heard."""
+    sessions = Sessions(lost_s=3.0, session_s=60.0)
+    silent = sessions.connect("silent", 1, 0.0, beats=True, is_local=True)
+    sessions.disconnect(silent, 1.0)
+    assert not sessions.has_ended(silent)
+    assert not sessions.beat("beaten", 2, 1.0)
+    beaten = sessions.connect("beaten", 3, 1.0, beats=True, is_local=True)
+    sessions.disconnect(beaten, 2.0)
+    assert not sessions.has_ended(beaten)
+    assert sessions.silence(2) is beaten
+    assert sessions.has_ended(beaten)
