@@ -444,7 +444,7 @@ class Peer:
                     self._send(m.Promote(request.id))
 
     def _void(self, request: _Request) -> None:
-        """Ask again for what had come; if it was handed over in part, under a new id: what is acknowledged is the old."""
+        """Ask again for what had come, under a new id if some was handed over: acknowledgements name the old one."""
         old = request.id
         request.is_delivered = False
         if request.is_begun:
