@@ -1,11 +1,13 @@
 """What aioflow is tested with, for those who extend it or test pipelines of their own. Needs Hypothesis.
 
 `check_queue` and `check_transport` are the conformance suites: run them on a session or a transport of yours.
-`simulate` runs a program in virtual time on a network that a seed decides; `SimulatedNetwork` is that network alone.
+`simulate` runs a program in virtual time on a network that a seed decides; `SimulatedNetwork` is that network alone,
+and `check_sessions` runs the sessions of a server and its clients on it.
 `QueueModel` is a queue in slow, obvious code, and `QueuePair` compares a machine with it, event by event. The rest are
 Hypothesis strategies.
 """
 
+from aioflow.testing._check_sessions import check_sessions
 from aioflow.testing._faults import Decision, Faults, check_run, inject_faults, minimise
 from aioflow.testing._machine_suite import QueuePair, check_invariants
 from aioflow.testing._model import ModelElement, ModelOutcome, QueueModel, pad_batch
@@ -47,6 +49,7 @@ __all__ = [
     "check_invariants",
     "check_queue",
     "check_run",
+    "check_sessions",
     "check_transport",
     "component_values",
     "describe_message",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import numpy as np
 
 from aioflow.cluster import _messages as m
+from aioflow.cluster import _peer
 from aioflow.errors import SessionClosed
 from aioflow.queues import Completed, gather
 from aioflow.testing._faults import Decision, Faults, check_run, inject_faults
@@ -18,7 +20,7 @@ from aioflow.testing._simulate import describe_message
 from aioflow.testing._simulated_sessions import SESSION_S, SimulatedServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from aioflow.errors import AioflowError
     from aioflow.resources import QueueResource
@@ -33,6 +35,8 @@ WITHIN_S, BURST_S, BURST_ACTIONS = 20.0, 0.15, 30
 ACTIONS_SHARE = 0.33
 DELAY_S = 0.003
 IN_BURSTS, STRUCK_BURSTS = 0.8, 4
+# Far below the real number, which a history of a thousand steps does not reach.
+CONFIRM_EVERY = 8
 # How long everything may take to come to rest after the last fault. Messages of slow nodes take minutes.
 REST_S, REST_STEP_S = 1000.0, 5.0
 
@@ -76,12 +80,12 @@ def _plan(seed: int, steps: int) -> list[Action | Decision]:
     bursts = rng.uniform(0.0, WITHIN_S, max(1, count // BURST_ACTIONS))
     times = rng.choice(bursts, count) + rng.exponential(BURST_S, count)
     weights = np.array(list(WEIGHTS.values()))
-    whats = rng.choice(len(weights), count, p=weights / weights.sum())
+    kinds = rng.choice(len(weights), count, p=weights / weights.sum())
     names = list(WEIGHTS)
     drawn = zip(
         times.tolist(),
         rng.integers(CLIENTS, size=count).tolist(),
-        [names[what] for what in whats.tolist()],
+        [names[kind] for kind in kinds.tolist()],
         rng.random(count).tolist(),
         rng.integers(1, 6, count).tolist(),
         strict=True,
@@ -98,7 +102,8 @@ def _plan(seed: int, steps: int) -> list[Action | Decision]:
 def _attempt(seed: int, decisions: Sequence[Action | Decision]) -> tuple[BaseException | None, SimulatedNetwork]:
     network = SimulatedNetwork(np.random.default_rng(seed), describe=_describe, delay_s=DELAY_S)
     try:
-        _World(network, seed, decisions).run()
+        with mock.patch.object(_peer, "CONFIRM_EVERY", CONFIRM_EVERY):
+            _World(network, seed, decisions).run()
     except Exception as error:  # noqa: BLE001 - raised by `check_run` once the run is small
         return error, network
     return None, network
@@ -239,9 +244,10 @@ class _World:
     def _find_leftover(self) -> str:
         """Say what the server keeps although all sessions are over."""
         broker = self._server.broker
-        kept = {
+        kept: dict[str, Collection[object]] = {
             "a session": list(broker._sessions),  # noqa: SLF001
             "a connection": [*broker._sessions._by_peer, *broker._sessions._by_beat_peer],  # noqa: SLF001
+            "a beat": broker._sessions._early,  # noqa: SLF001
             "a ticket": broker._owners,  # noqa: SLF001
             "an ended connection": broker._ended,  # noqa: SLF001
             "a local connection": broker._local,  # noqa: SLF001

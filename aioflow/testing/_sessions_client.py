@@ -53,18 +53,18 @@ class Action(NamedTuple):
         client: Which one, from 0.
         what: One of `WEIGHTS`.
         pick: Which of the queues or calls that it may be about: a number in [0, 1).
-        count: How many rows.
+        rows: How many rows it is about.
     """
 
     at_s: float
     client: int
     what: str
     pick: float
-    count: int
+    rows: int
 
     def __str__(self) -> str:
         """Say what and when."""
-        return f"client-{self.client}: {self.what} at {self.at_s:.6f} s (pick {self.pick:.3f}, count {self.count})"
+        return f"client-{self.client}: {self.what} at {self.at_s:.6f} s (pick {self.pick:.3f}, rows {self.rows})"
 
 
 class SimulatedClient:
@@ -111,7 +111,7 @@ class SimulatedClient:
         """Do something, if there is what to do it with."""
         if not self.link.is_over:
             assert not self._to_reset, "a call outlived the server that it was sent to"
-            getattr(self, f"_act_{action.what}")(action.pick, action.count)
+            getattr(self, f"_act_{action.what}")(action.pick, action.rows)
             self.link.send()
 
     def hand_over(self, call: Call, rows: int) -> None:
@@ -168,7 +168,7 @@ class SimulatedClient:
         if asks := [call for call in self.waiting.values() if call.kind == "ask"]:
             self.link.peer.promote(_choose(asks, pick).id)
 
-    def _act_hand_over(self, pick: float, count: int) -> None:
+    def _act_hand_over(self, pick: float, _: int) -> None:
         if self.delivered:
             call = _choose(list(self.delivered.values()), pick)
             self.hand_over(call, len(call.values))
@@ -197,7 +197,7 @@ class SimulatedClient:
             self._used.discard(ref)
             self._joined.pop(ref, None)
 
-    def _act_join(self, pick: float, count: int) -> None:
+    def _act_join(self, _: float, count: int) -> None:
         ref = REFS[-1]
         if ref not in self._joined:
             name = f"producer-{count % 3}"
@@ -205,14 +205,14 @@ class SimulatedClient:
             if self._request(Call("join", ref), make):
                 self._joined[ref] = name
 
-    def _act_leave(self, pick: float, count: int) -> None:
+    def _act_leave(self, _: float, count: int) -> None:
         for ref, name in list(self._joined.items()):
             lost = count == 1
             make = lambda request, queue: m.Leave(request, queue, name, lost, "", "")  # noqa: B023, E731
             if self._request(Call("leave", ref), make):
                 self._joined.pop(ref, None)
 
-    def _act_bye(self, pick: float, _: int) -> None:
+    def _act_bye(self, _: float, __: int) -> None:
         if self._gives_back:
             self.link.close()
 

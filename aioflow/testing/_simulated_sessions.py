@@ -51,7 +51,7 @@ class SimulatedServer:
         self.node = network.node("server")
         self.node.on_start = self.start
         self.epoch = 0
-        self.on_message: Callable[[int, m.Message], None] = lambda peer, message: None
+        self.on_message: Callable[[int, m.Message], None] = lambda _, __: None
         self._is_local = is_local
         self._peers = 0
         self.start()
@@ -143,7 +143,7 @@ class _ServerEnd:
     def received(self, frames: list[Frame]) -> None:
         self._server.received(self._peer, frames)
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str) -> None:  # noqa: ARG002 - the broker has its own words
         self._server.lost(self._peer)
 
 
@@ -341,7 +341,7 @@ class _LinkEnd:
     def received(self, frames: list[Frame]) -> None:
         self._link.received(self._number, frames)
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str) -> None:  # noqa: ARG002 - nothing depends on it
         self._link.lost(self._number)
 
 
@@ -354,5 +354,5 @@ class _BeatEnd:
     def received(self, frames: list[Frame]) -> None:
         self._link.heard(frames)
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str) -> None:  # noqa: ARG002 - nothing depends on it
         self._link.silenced()
