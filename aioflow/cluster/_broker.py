@@ -17,34 +17,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
-from aioflow.cluster._admission import check_batch, check_columns, check_count
+from aioflow.cluster._admission import check_columns, check_count
 from aioflow.cluster._answers import cut, pack_error, pack_stats
-from aioflow.cluster._codec import (
-    decode_columns,
-    describe_columns,
-    encode,
-    encode_columns,
-    pack_definition,
-    unpack_definition,
-)
+from aioflow.cluster._codec import decode_columns, encode, pack_definition, unpack_definition
 from aioflow.cluster._sessions import Call, PeerId, Session, Sessions
+from aioflow.cluster._tickets import Tickets
 from aioflow.cluster._window import Window
-from aioflow.errors import (
-    ConnectionLost,
-    NotFound,
-    RemoteProtocolError,
-    SessionClosed,
-    SessionError,
-    VersionMismatch,
-)
-from aioflow.queues import Completed, Failed, Segment, gather
+from aioflow.errors import ConnectionLost, NotFound, RemoteProtocolError, SessionClosed, SessionError, VersionMismatch
+from aioflow.queues import Segment
 from aioflow.resources import LostProducer, QueueKey, QueueRef, QueueResource, Resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioflow.cluster._messages import Message
-    from aioflow.queues import Recall, Ticket
     from aioflow.transport import Frame
 
 __all__ = ["Broker", "PeerId", "TaskInfo"]
@@ -81,8 +67,8 @@ class Broker:
         self._local: set[PeerId] = set()
         self._ended: set[PeerId] = set()  # sent a Goodbye and not gone yet
         self._over = ""
-        self._owners: dict[tuple[QueueResource, Ticket], tuple[Session, int]] = {}
         self._messages: list[tuple[PeerId, list[Frame]]] = []
+        self._tickets = Tickets(self._messages)
         self._dropped: list[PeerId] = []
         self._now = 0.0
         self._deadline_moved = False
@@ -91,9 +77,9 @@ class Broker:
             m.Put: self._put,
             m.Get: self._get,
             m.Ask: self._ask,
-            m.Promote: self._promote,
-            m.Acknowledge: self._acknowledge,
-            m.Withdraw: self._withdraw,
+            m.Promote: self._tickets.promote,
+            m.Acknowledge: self._tickets.acknowledge,
+            m.Withdraw: self._tickets.withdraw,
             m.Close: self._close,
             m.Size: self._size,
             m.IsClosed: self._is_closed,
@@ -109,7 +95,8 @@ class Broker:
 
     def take_messages(self) -> list[tuple[PeerId, list[Frame]]]:
         """Return what is to be sent, in order."""
-        messages, self._messages = self._messages, []
+        messages = self._messages.copy()
+        self._messages.clear()
         return messages
 
     def take_dropped(self) -> list[PeerId]:
@@ -153,15 +140,14 @@ class Broker:
             self.refuse(peer, str(error))
         except Exception as error:  # noqa: BLE001 - rule 1: a fault in one request must not end the server
             if request:  # it changed nothing: it may be tried anew, and its answer need not be kept
-                self._answer(session, request, pack_error(request, error))
+                self._tickets.answer(session, request, pack_error(request, error))
             else:
                 self.refuse(peer, str(error) or type(error).__name__)
 
     def _is_known(self, session: Session, request: int, kind: type[Any]) -> bool:
         """Rule 3: whether a request was received before; if it was answered, answer again."""
         if kind in _ONCE and request in session.answers:
-            session.unclaimed.discard(request)
-            self._messages.append((session.peer or 0, session.answers[request]))
+            self._tickets.answer_again(session, request)
             return True
         call = session.waiting.get(request)
         if kind in _ONCE and call is not None and call.is_put:
@@ -197,7 +183,7 @@ class Broker:
         for session in over:
             self._end(session, f"it showed no sign of life for {self._session_s} s", withdraw_puts=False)
         for queue in self._resources.expire(now):
-            self._perform(queue)
+            self._tickets.perform(queue)
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do next."""
@@ -216,7 +202,7 @@ class Broker:
             if session.peer is not None:
                 self._say_goodbye(session.peer, ConnectionLost.__name__, reason)
             self._sessions.forget(session)
-        self._owners.clear()
+        self._tickets.owners.clear()
 
     # Sessions
 
@@ -247,11 +233,11 @@ class Broker:
         touched = [call.queue for call in session.delivered.values()]
         delivered, session.delivered = session.delivered, {}
         for call in delivered.values():
-            del self._owners[call.queue, call.ticket]
+            del self._tickets.owners[call.queue, call.ticket]
             call.queue.machine.restore(call.ticket)
         session.unclaimed = set(session.answers)
         touched += self._resources.resume(session.name)
-        self._perform_all(touched)
+        self._tickets.perform_all(touched)
 
     def _confirm(self, session: Session, message: m.Confirm, _: Sequence[Frame]) -> None:
         session.confirm(message.ids)
@@ -283,46 +269,31 @@ class Broker:
         """Take a session's connection from it: its gets are withdrawn, what was delivered stays in doubt."""
         self._sessions.disconnect(session, self._now)
         self._deadline_moved = True
-        self._perform_all(self._withdraw_gets(session))
+        self._tickets.perform_all(self._tickets.withdraw_gets(session))
 
     def _lose(self, session: Session) -> None:
         if session.peer is not None:
             self._drop(session, session.peer)
         reason = f"it showed no sign of life for {self._lost_s} s"
-        self._perform_all(self._resources.silence(session.name, self._now, reason))
+        self._tickets.perform_all(self._resources.silence(session.name, self._now, reason))
 
     def _end(self, session: Session, reason: str, *, withdraw_puts: bool) -> None:
         """Withdraw what waits, puts first and the latest first, so that no withdrawal lets another one through."""
         touched = [call.queue for call in (*session.waiting.values(), *session.delivered.values())]
         puts = [call for call in session.waiting.values() if call.is_put]
         for call in (*session.waiting.values(), *session.delivered.values()):
-            self._owners.pop((call.queue, call.ticket), None)
+            self._tickets.owners.pop((call.queue, call.ticket), None)
         for call in reversed(puts):
             if withdraw_puts and call.queue.machine.is_put(call.ticket):
                 call.queue.machine.cancel(call.ticket)
             call.queue.cancel_join(call.ticket)
-        self._withdraw_gets(session)
+        self._tickets.withdraw_gets(session)
         for call in session.delivered.values():
             call.queue.machine.restore(call.ticket)
         touched += self._resources.detach(session.name, self._now, reason)
         self._sessions.forget(session)
         self._deadline_moved = True
-        self._perform_all(touched)
-
-    def _withdraw_gets(self, session: Session) -> list[QueueResource]:
-        """Withdraw a session's waiting gets, the latest first; return their queues."""
-        gets = {request: call for request, call in session.waiting.items() if not call.is_put}
-        for request, call in gets.items():
-            del session.waiting[request]
-            self._owners.pop((call.queue, call.ticket), None)
-        for call in reversed(gets.values()):
-            call.queue.machine.cancel(call.ticket)
-            call.queue.machine.restore(call.ticket)  # it may have been served by what another withdrawal gave back
-        return [call.queue for call in gets.values()]
-
-    def _perform_all(self, queues: Sequence[QueueResource]) -> None:
-        for queue in dict.fromkeys(queues):  # in order: the same events give the same messages
-            self._perform(queue)
+        self._tickets.perform_all(touched)
 
     # Requests
 
@@ -351,78 +322,44 @@ class Broker:
         ticket = queue.machine.enqueue(segment)
         window.add(nbytes)
         session.windows[queue] = window
-        self._track(session, message.id, Call(queue, ticket, is_put=True, nbytes=nbytes))
+        self._tickets.track(session, message.id, Call(queue, ticket, is_put=True, nbytes=nbytes))
 
     def _get(self, session: Session, message: m.Get, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         check_count(queue.definition, message.count)
         ticket = queue.machine.dequeue(message.count, up_to=message.up_to)
-        self._track(session, message.id, Call(queue, ticket, is_put=False))
+        self._tickets.track(session, message.id, Call(queue, ticket, is_put=False))
 
     def _ask(self, session: Session, message: m.Ask, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         check_count(queue.definition, message.count)
         ticket = queue.machine.ask(message.count, message.runs)
-        self._track(session, message.id, Call(queue, ticket, is_put=False))
-
-    def _promote(self, session: Session, message: m.Promote, _: Sequence[Frame]) -> None:
-        if message.id in session.waiting:
-            call = session.waiting[message.id]
-            call.queue.machine.promote(call.ticket)
-            self._perform(call.queue)
-
-    def _acknowledge(self, session: Session, message: m.Acknowledge, _: Sequence[Frame]) -> None:
-        call = session.delivered.get(message.id)
-        if call is None:
-            return
-        if message.rows >= call.rows:
-            del session.delivered[message.id]
-            del self._owners[call.queue, call.ticket]
-            call.queue.machine.acknowledge(call.ticket)
-        else:
-            call.queue.machine.acknowledge(call.ticket, message.rows)
-        self._perform(call.queue)
-
-    def _withdraw(self, session: Session, message: m.Withdraw, _: Sequence[Frame]) -> None:
-        if message.id in session.answers:
-            self._is_known(session, message.id, m.Put)
-            return
-        call = session.take_waiting(message.id) or session.delivered.pop(message.id, None)
-        if call is None:  # a put that never came, or a get that had ended: whoever waits for an answer gets one
-            self._answer(session, message.id, m.Withdrawn(message.id, 0))
-            return
-        self._owners.pop((call.queue, call.ticket), None)
-        rows = call.queue.machine.cancel(call.ticket)
-        if call.is_put:
-            call.queue.cancel_join(call.ticket)
-            self._answer(session, message.id, m.Withdrawn(message.id, rows or 0), keep=True)
-        call.queue.machine.restore(call.ticket)
-        self._perform(call.queue)
+        self._tickets.track(session, message.id, Call(queue, ticket, is_put=False))
 
     def _close(self, session: Session, message: m.Close, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         ticket = queue.machine.close(cancel_pending=message.cancel_pending)
-        self._track(session, message.id, Call(queue, ticket, is_put=True))
+        self._tickets.track(session, message.id, Call(queue, ticket, is_put=True))
 
     def _size(self, session: Session, message: m.Size, _: Sequence[Frame]) -> None:
-        self._answer(session, message.id, m.Done(message.id, len(self._attach(session, message.queue).machine)))
+        self._tickets.answer(session, message.id, m.Done(message.id, len(self._attach(session, message.queue).machine)))
 
     def _is_closed(self, session: Session, message: m.IsClosed, _: Sequence[Frame]) -> None:
         is_closed = self._attach(session, message.queue).machine.is_closed
-        self._answer(session, message.id, m.Done(message.id, int(is_closed)))
+        self._tickets.answer(session, message.id, m.Done(message.id, int(is_closed)))
 
     def _stats(self, session: Session, message: m.Stats, _: Sequence[Frame]) -> None:
-        self._answer(session, message.id, pack_stats(message.id, self._attach(session, message.queue).stats()))
+        self._tickets.answer(session, message.id, pack_stats(message.id, self._attach(session, message.queue).stats()))
 
     def _delete(self, session: Session, message: m.Delete, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
         self._resources.delete(session.refs.pop(message.queue).key)
-        self._perform(queue)
-        self._answer(session, message.id, m.Done(message.id), keep=True)
+        self._tickets.perform(queue)
+        self._tickets.answer(session, message.id, m.Done(message.id), keep=True)
 
     def _lookup(self, session: Session, message: m.Lookup, _: Sequence[Frame]) -> None:
         definition = self._resources.lookup(QueueKey(message.container, message.name))
-        self._answer(session, message.id, m.Found(message.id, pack_definition(definition)))
+        self._tickets.answer(session, message.id, m.Found(message.id, pack_definition(definition)))
 
     def _join(self, session: Session, message: m.Join, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue, registers=True)
@@ -431,7 +368,7 @@ class Broker:
         if message.renews:
             queue.waive(self._now + self._lost_s)
         self._deadline_moved = True
-        self._track(session, message.id, Call(queue, ticket, is_put=True))
+        self._tickets.track(session, message.id, Call(queue, ticket, is_put=True))
 
     def _leave(self, session: Session, message: m.Leave, _: Sequence[Frame]) -> None:
         queue = self._attach(session, message.queue)
@@ -439,8 +376,8 @@ class Broker:
         if queue.is_held(message.name, session.name):
             queue.leave(message.name, lost, self._now)
             self._deadline_moved = True
-        self._answer(session, message.id, m.Done(message.id), keep=True)
-        self._perform(queue)
+        self._tickets.answer(session, message.id, m.Done(message.id), keep=True)
+        self._tickets.perform(queue)
 
     # Small moves
 
@@ -452,53 +389,6 @@ class Broker:
         if queue.definition is not ref.definition:  # it agrees: need not be compared again
             session.refs[number] = QueueRef(ref.key, queue.definition)
         return queue
-
-    def _track(self, session: Session, request: int, call: Call) -> None:
-        session.waiting[request] = call
-        self._owners[call.queue, call.ticket] = session, request
-        self._perform(call.queue)
-
-    def _perform(self, queue: QueueResource) -> None:
-        """Answer the requests that a queue's effects name, each by itself; what cannot be sent goes back."""
-        while effects := queue.take_effects():
-            for effect in effects:
-                owner = self._owners.get((queue, effect.ticket))
-                if owner is None:
-                    continue  # the queue's own close, or the put of a session that is over
-                session, request = owner
-                try:
-                    self._tell(session, request, queue, effect)
-                except Exception as error:  # noqa: BLE001 - rule 1: it is the answer of this request and of no other
-                    session.waiting.pop(request, None)
-                    self._owners.pop((queue, effect.ticket), None)
-                    queue.machine.restore(effect.ticket)
-                    self._answer(session, request, pack_error(request, error))
-
-    def _tell(self, session: Session, request: int, queue: QueueResource, effect: Completed | Failed | Recall) -> None:
-        if isinstance(effect, Failed) or (isinstance(effect, Completed) and effect.rows is None):
-            del self._owners[queue, effect.ticket]
-            call = session.take_waiting(request)
-            message = pack_error(request, effect.error) if isinstance(effect, Failed) else m.Done(request)
-            self._answer(session, request, message, keep=call is not None and call.is_put)
-        elif isinstance(effect, Completed) and effect.rows is not None:
-            element = queue.definition.element
-            check_batch(effect.rows, element)
-            columns = gather(effect.rows, element)
-            described = describe_columns(columns, [component.dtype for component in element.components])
-            self._answer(session, request, m.Rows(request, described), encode_columns(columns))
-            call = session.delivered[request] = session.waiting.pop(request)
-            call.rows = effect.rows.count
-        elif session.peer is not None:
-            self._send(session.peer, m.Recall(request))
-
-    def _answer(
-        self, session: Session, request: int, message: Message, frames: Sequence[Frame] = (), *, keep: bool = False
-    ) -> None:
-        encoded = encode(message, frames)
-        if keep:
-            session.answers[request] = encoded
-        if session.peer is not None:
-            self._messages.append((session.peer, encoded))
 
     def _send(self, peer: PeerId, message: Message) -> None:
         self._messages.append((peer, encode(message)))

@@ -11,7 +11,7 @@ import anyio
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode, encode
-from aioflow.cluster._peer import Ended, Parted, Welcomed
+from aioflow.cluster._events import Ended, Parted, Welcomed
 from aioflow.errors import AioflowError, ConnectFailed, ConnectionLost, RemoteProtocolError, TransportError
 from aioflow.runtime import Background, Waiter, event_loop_clock, finish, now
 from aioflow.transport import find_transport
@@ -19,7 +19,8 @@ from aioflow.transport import find_transport
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from aioflow.cluster._peer import Event, Peer
+    from aioflow.cluster._events import Event
+    from aioflow.cluster._peer import Peer
     from aioflow.runtime import SessionConfig
     from aioflow.transport import Beats, Connection, Frame
 

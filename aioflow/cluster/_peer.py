@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._answers import unpack_error, unpack_stats
 from aioflow.cluster._codec import decode, decode_columns, encode, pack_definition, unpack_definition
-from aioflow.cluster._window import Window
+from aioflow.cluster._events import Answered, Ended, Parted, Recalled, Refused, Undone, Voided, Welcomed
+from aioflow.cluster._outlets import Outlets, Request
 from aioflow.errors import (
     ConnectionLost,
     QueueReset,
@@ -34,80 +35,18 @@ from aioflow.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from aioflow.cluster._events import Event
     from aioflow.cluster._messages import Message
-    from aioflow.errors import AioflowError
-    from aioflow.resources import QueueKey, QueueRef
+    from aioflow.resources import QueueRef
     from aioflow.transport import Frame
 
-__all__ = ["Answered", "Ended", "Event", "Parted", "Peer", "Recalled", "Refused", "Undone", "Voided", "Welcomed"]
+__all__ = ["Peer"]
 
 # A server keeps so many answers of a session at least until it hears that they have come.
 CONFIRM_EVERY = 64
 
-
-@dataclass(frozen=True, slots=True)
-class Welcomed:
-    """The server has answered the hello."""
-
-    welcome: m.Welcome
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A request has succeeded; of a get, `value` is its columns."""
-
-    id: int
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A request has failed; it may be a get that was answered and not handed over."""
-
-    id: int
-    error: AioflowError
-
-
-@dataclass(frozen=True, slots=True)
-class Undone:
-    """A put was withdrawn."""
-
-    id: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """What a request ahead holds is wanted back."""
-
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Voided:
-    """What a get was answered and has not handed over is the server's again; it was asked for again, as `again`."""
-
-    id: int
-    again: int
-
-
-@dataclass(frozen=True, slots=True)
-class Parted:
-    """The server has ended the connection; the session may go on through another."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The server has ended the session; without an error it answers our own bye."""
-
-    error: AioflowError | None
-
-
-Event = Welcomed | Answered | Refused | Undone | Recalled | Voided | Parted | Ended
 
 # By what a request is answered if it succeeds; the others are by `Done`.
 _ANSWERS: dict[type[Any], type[Any]] = {m.Get: m.Rows, m.Ask: m.Rows, m.Lookup: m.Found, m.Stats: m.Statistics}
@@ -115,33 +54,6 @@ _ANSWERS: dict[type[Any], type[Any]] = {m.Get: m.Rows, m.Ask: m.Rows, m.Lookup: 
 _ONCE = frozenset({m.Put, m.Close, m.Join, m.Leave, m.Delete})
 # What a withdrawal is answered to.
 _WITHDRAWN = frozenset({m.Put, m.Close, m.Join})
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A request under way; a get until all of its rows were handed over."""
-
-    id: int
-    kind: type[Any]
-    ref: QueueRef | None
-    encoded: list[Frame]
-    nbytes: int
-    number: int = 0
-    is_held: bool = False
-    is_withdrawn: bool = False
-    is_promoted: bool = False
-    is_delivered: bool = False
-    is_begun: bool = False  # some of its rows were handed over
-    registers: tuple[str, float] | None = None
-    renews: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Outlet:
-    """The puts of this session on one queue: those under way are counted, the others wait in order."""
-
-    window: Window = field(default_factory=Window)
-    held: deque[_Request] = field(default_factory=deque)
 
 
 class Peer:
@@ -158,8 +70,8 @@ class Peer:
         self._numbers: dict[QueueRef, int] = {}
         self._next_number = itertools.count(1)
         self._defines: dict[int, list[Frame]] = {}  # by number: those not known to have arrived
-        self._requests: dict[int, _Request] = {}
-        self._outlets: dict[QueueKey, _Outlet] = {}
+        self._requests: dict[int, Request] = {}
+        self._outlets = Outlets()
         self._acks: deque[tuple[int, int, int]] = deque()  # the last id before it, its get, the rows
         self._to_confirm: list[int] = []
         self._reset: set[QueueRef] = set()
@@ -212,21 +124,21 @@ class Peer:
 
     def _issue(
         self, ref: QueueRef | None, make: Callable[[int, int], Message], frames: Sequence[Frame] = ()
-    ) -> _Request:
+    ) -> Request:
         number = self._number(ref) if ref is not None else 0
         message = make(self._last_id + 1, number)
         encoded = encode(message, frames)
         kind = type(message)
         nbytes = sum(map(len, frames)) if frames else 0
         self._last_id = next(self._ids)
-        request = _Request(self._last_id, kind, ref, encoded, nbytes, number)
+        request = Request(self._last_id, kind, ref, encoded, nbytes, number)
         self._requests[request.id] = request
         if isinstance(message, m.Join):
             request.registers = message.name, message.rejoin_s
         elif isinstance(message, m.Leave) and ref is not None:
             self._producers.pop((ref, message.name), None)
         if kind is m.Put or (isinstance(message, m.Close) and not message.cancel_pending):
-            self._offer(request)
+            self._release(self._outlets.offer(request))
         elif self._is_open:
             self._push(encoded)
         if kind is m.Delete and ref is not None:
@@ -262,11 +174,10 @@ class Peer:
         request = self._requests.get(id_)
         if request is None or request.is_withdrawn:
             return
-        if request.is_held and request.ref is not None:
-            self._outlets[request.ref.key].held.remove(request)
+        if request.is_held:
             del self._requests[id_]
             self._events.append(Undone(id_, 0))
-            self._release(request.ref.key)
+            self._release(self._outlets.withdraw(request))
         elif request.kind in _WITHDRAWN:
             request.is_withdrawn = True
             self._send(m.Withdraw(id_))
@@ -305,32 +216,6 @@ class Peer:
             if self._is_open:
                 self._push(encoded)
         return number
-
-    # Puts within the window (rule 5)
-
-    def _offer(self, request: _Request) -> None:
-        assert request.ref is not None
-        outlet = self._outlets.get(request.ref.key)
-        if outlet is None:
-            outlet = self._outlets[request.ref.key] = _Outlet()
-        request.is_held = True
-        outlet.held.append(request)
-        self._release(request.ref.key)
-
-    def _release(self, key: QueueKey) -> None:
-        """Send what waits as far as the window admits."""
-        outlet = self._outlets.get(key)
-        if outlet is None:
-            return
-        while outlet.held and (outlet.held[0].kind is m.Close or outlet.window.admits(outlet.held[0].nbytes)):
-            request = outlet.held.popleft()
-            request.is_held = False
-            if request.kind is m.Put:
-                outlet.window.add(request.nbytes)
-            if self._is_open:
-                self._push(request.encoded)
-        if not outlet.held and not outlet.window.puts:
-            del self._outlets[key]
 
     # Messages
 
@@ -375,7 +260,7 @@ class Peer:
 
     def _answer(
         self,
-        request: _Request,
+        request: Request,
         message: m.Done | m.Rows | m.Found | m.Statistics | m.Withdrawn | m.Error,
         frames: Sequence[Frame],
     ) -> Event:
@@ -398,17 +283,20 @@ class Peer:
             case m.Error():
                 return Refused(message.id, unpack_error(message, self._address))
 
-    def _close_request(self, request: _Request) -> None:
+    def _close_request(self, request: Request) -> None:
         del self._requests[request.id]
         if request.kind in _ONCE:
             self._to_confirm.append(request.id)
             if len(self._to_confirm) >= CONFIRM_EVERY:
                 self._send(m.Confirm(self._to_confirm))
                 self._to_confirm = []
-        if request.kind is m.Put and request.ref is not None:
-            outlet = self._outlets[request.ref.key]
-            outlet.window.remove(request.nbytes)
-            self._release(request.ref.key)
+        if request.kind is m.Put:
+            self._release(self._outlets.answered(request))
+
+    def _release(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            if self._is_open:
+                self._push(request.encoded)
 
     # The session
 
@@ -443,7 +331,7 @@ class Peer:
                 if request.is_promoted:
                     self._send(m.Promote(request.id))
 
-    def _void(self, request: _Request) -> None:
+    def _void(self, request: Request) -> None:
         """Ask again for what had come, under a new id if some was handed over: acknowledgements name the old one."""
         old = request.id
         request.is_delivered = False

@@ -12,9 +12,10 @@ import anyio
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import describe_columns, encode_columns
+from aioflow.cluster._events import Answered, Recalled, Refused, Undone, Voided, Welcomed
 from aioflow.cluster._fields import NAME_CHARS_MAX
 from aioflow.cluster._link import Link
-from aioflow.cluster._peer import Answered, Peer, Recalled, Refused, Undone, Voided, Welcomed
+from aioflow.cluster._peer import Peer
 from aioflow.errors import PlacementError, SessionClosed
 from aioflow.runtime import Waiter, Withdrawn
 from aioflow.specs import take_rows
@@ -22,7 +23,7 @@ from aioflow.specs import take_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioflow.cluster._peer import Event
+    from aioflow.cluster._events import Event
     from aioflow.errors import AioflowError
     from aioflow.names import DeviceName
     from aioflow.queues import Segment

@@ -248,7 +248,7 @@ class _World:
             "a session": list(broker._sessions),  # noqa: SLF001
             "a connection": [*broker._sessions._by_peer, *broker._sessions._by_beat_peer],  # noqa: SLF001
             "a beat": broker._sessions._early,  # noqa: SLF001
-            "a ticket": broker._owners,  # noqa: SLF001
+            "a ticket": broker._tickets.owners,  # noqa: SLF001
             "an ended connection": broker._ended,  # noqa: SLF001
             "a local connection": broker._local,  # noqa: SLF001
         }

@@ -10,7 +10,7 @@ import numpy as np
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import describe_columns, encode_columns
-from aioflow.cluster._peer import Answered, Recalled, Refused, Undone, Voided, Welcomed
+from aioflow.cluster._events import Answered, Recalled, Refused, Undone, Voided, Welcomed
 from aioflow.errors import QueueReset
 from aioflow.testing._sessions_history import PLACES, REFS, Call, check_order
 from aioflow.testing._simulated_sessions import SimulatedLink
@@ -18,8 +18,8 @@ from aioflow.testing._simulated_sessions import SimulatedLink
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aioflow.cluster._events import Event
     from aioflow.cluster._messages import Message
-    from aioflow.cluster._peer import Event
     from aioflow.errors import AioflowError
     from aioflow.resources import QueueRef
     from aioflow.testing._network import SimulatedNetwork

@@ -14,8 +14,9 @@ import numpy as np
 from aioflow.cluster import _messages as m
 from aioflow.cluster._broker import Broker, TaskInfo
 from aioflow.cluster._codec import decode, encode
+from aioflow.cluster._events import Ended, Parted, Welcomed
 from aioflow.cluster._link import ATTEMPT_S, GOODBYE_S, PAUSE_FIRST_S, PAUSE_MAX_S
-from aioflow.cluster._peer import Ended, Parted, Peer, Welcomed
+from aioflow.cluster._peer import Peer
 from aioflow.errors import ConnectionLost, SessionClosed
 from aioflow.resources import Resources
 from aioflow.testing._machine_suite import check_invariants
@@ -23,7 +24,7 @@ from aioflow.testing._machine_suite import check_invariants
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioflow.cluster._peer import Event
+    from aioflow.cluster._events import Event
     from aioflow.errors import AioflowError
     from aioflow.queues import QueueMachine, QueueStats
     from aioflow.resources import QueueResource

@@ -21,7 +21,8 @@ import pytest
 from aioflow.cluster import _messages as m
 from aioflow.cluster._broker import Broker, TaskInfo
 from aioflow.cluster._codec import decode, decode_columns, describe_columns, encode_columns
-from aioflow.cluster._peer import Answered, Ended, Peer, Recalled, Refused, Undone, Voided
+from aioflow.cluster._events import Answered, Ended, Recalled, Refused, Undone, Voided
+from aioflow.cluster._peer import Peer
 from aioflow.errors import EndOfQueue, QueueClosed
 from aioflow.queues import Completed, QueueDefinition, gather
 from aioflow.resources import QueueKey, QueueRef, Resources
@@ -31,7 +32,7 @@ from aioflow.testing._machine_suite import check_invariants
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioflow.cluster._peer import Event
+    from aioflow.cluster._events import Event
     from aioflow.queues import Kind, QueueMachine, QueueStats
     from aioflow.transport import Frame
 
@@ -246,7 +247,9 @@ class World:
             self.broker.receive(client.connection, message, frames, 0.0)
             self._check(step_by_step=not isinstance(message, (m.Bye, m.Resume)))
             if isinstance(message, m.Bye):
-                assert f"secret {client.number}" not in {session.name for session, _ in self.broker._owners.values()}
+                assert f"secret {client.number}" not in {
+                    session.name for session, _ in self.broker._tickets.owners.values()
+                }
         elif client.down:
             client.receive()
         self._distribute()
@@ -362,7 +365,7 @@ class World:
         return self._drain()
 
     def _check_forgotten(self) -> None:
-        assert not self.broker._owners
+        assert not self.broker._tickets.owners
         for session in self.broker._sessions:
             assert not session.waiting
             assert not session.delivered

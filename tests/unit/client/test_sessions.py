@@ -145,7 +145,7 @@ async def test_finished_calls_are_forgotten() -> None:
                 await q.size()
                 broker: Any = server._broker
                 assert [len(s.waiting) + len(s.delivered) for s in broker._sessions] == [0, 0]
-                assert not broker._owners
+                assert not broker._tickets.owners
                 host: Any = there._session.host  # type: ignore[union-attr]
                 assert not host._calls
                 assert not host._delivered

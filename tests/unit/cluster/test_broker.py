@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aioflow import queues
-from aioflow.cluster import _admission, _broker
+from aioflow.cluster import _admission, _broker, _tickets
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import pack_definition
 
@@ -236,7 +236,7 @@ def test_a_fault_in_one_answer_touches_no_other(desk: Desk, monkeypatch: pytest.
             raise failure
         return gather(*arguments)
 
-    monkeypatch.setattr(_broker, "gather", gather_or_fail)
+    monkeypatch.setattr(_tickets, "gather", gather_or_fail)
     desk.only(desk.put(3, 1, 5, 6), m.Done)
     error = desk.only(desk.take(1), m.Error)
     assert (error.kind, error.type_name, error.text) == ("RemoteError", "MemoryError", "no memory for it")

@@ -69,7 +69,7 @@ def test_acknowledged_rows_are_let_go(desk: Desk) -> None:
     [session] = desk.broker._sessions
     assert not session.waiting
     assert not session.delivered
-    assert not desk.broker._owners
+    assert not desk.broker._tickets.owners
     [queue] = desk.resources.queues.values()
     assert queue.stats().unacknowledged == 0
 

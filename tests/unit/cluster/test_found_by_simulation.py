@@ -9,7 +9,8 @@ import pytest
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode
-from aioflow.cluster._peer import Peer, Voided
+from aioflow.cluster._events import Voided
+from aioflow.cluster._peer import Peer
 from aioflow.cluster._sessions import Sessions
 from aioflow.errors import QueueReset
 from aioflow.resources import QueueKey, QueueRef

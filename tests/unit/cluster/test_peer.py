@@ -9,7 +9,8 @@ import pytest
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode
-from aioflow.cluster._peer import Answered, Ended, Parted, Peer, Recalled, Refused, Undone, Welcomed
+from aioflow.cluster._events import Answered, Ended, Parted, Recalled, Refused, Undone, Welcomed
+from aioflow.cluster._peer import Peer
 from aioflow.errors import (
     ConnectionLost,
     LocalProtocolError,
@@ -23,8 +24,8 @@ from aioflow.resources import QueueKey, QueueRef
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aioflow.cluster._events import Event
     from aioflow.cluster._messages import Message
-    from aioflow.cluster._peer import Event
     from aioflow.transport import Frame
 
 _put = partial(m.Put, columns=[])

@@ -10,15 +10,16 @@ import pytest
 from aioflow.cluster import _messages as m
 from aioflow.cluster import _window
 from aioflow.cluster._codec import decode
-from aioflow.cluster._peer import CONFIRM_EVERY, Answered, Peer, Refused, Undone, Voided, Welcomed
+from aioflow.cluster._events import Answered, Refused, Undone, Voided, Welcomed
+from aioflow.cluster._peer import CONFIRM_EVERY, Peer
 from aioflow.errors import QueueReset
 from aioflow.resources import QueueKey, QueueRef
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aioflow.cluster._events import Event
     from aioflow.cluster._messages import Message
-    from aioflow.cluster._peer import Event
     from aioflow.transport import Frame
 
 _put = partial(m.Put, columns=[])
