@@ -257,6 +257,9 @@ class SimulatedClient:
     def _welcomed(self, epoch: int) -> None:
         if self._epoch and epoch != self._epoch:
             self._to_reset = {*self.waiting.values(), *self.delivered.values()}
+            for call in self._to_reset:
+                if call.kind == "join":
+                    self._joined.pop(call.ref, None)
             told = {call.ref for call in self._to_reset}
             self._owed |= self._used - told
             for ref in told:

@@ -156,6 +156,7 @@ class SimulatedLink:
         secret: Its secret.
         node: Where it runs.
         is_over: Whether nothing is sent or heard any more.
+        answered_at: When the latest beat was sent that was answered.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class SimulatedLink:
         self._pause_s = PAUSE_FIRST_S
         self._welcomed_at = network.now
         self._beats: SimulatedEnd | None = None
-        self._answered_at = -1.0  # of the latest beat that was answered, when it was sent; negative before the first
+        self.answered_at = network.now
         self._sent_at: dict[int, float] = {}
         self._beat_number = 0
         self._late = False
@@ -221,7 +222,7 @@ class SimulatedLink:
 
     def check(self) -> bool:
         """Whether the server has been heard lately; if not, connect again."""
-        if self.silent_s() <= LOST_S:
+        if self._silent_s() <= LOST_S:
             return True
         self._lose()
         return False
@@ -263,7 +264,7 @@ class SimulatedLink:
     def _opened(self, number: int) -> None:
         if number == self._number and not self.is_over:
             if not self._beat_number:
-                self._answered_at = self._network.now
+                self.answered_at = self._network.now
                 self._beat()
                 self._watch()
             self.peer.connected(beats=True)
@@ -315,7 +316,7 @@ class SimulatedLink:
         """Learn that a beat was answered."""
         message, _ = decode(frames)
         assert isinstance(message, m.Heard)
-        self._answered_at = max(self._answered_at, self._sent_at.pop(message.number))
+        self.answered_at = max(self.answered_at, self._sent_at.pop(message.number))
 
     def silenced(self) -> None:
         """Learn that the connection of the beats has ended: the next beat makes another."""
@@ -325,11 +326,10 @@ class SimulatedLink:
         if not self.is_over:
             if self.peer.is_open:
                 self.check()
-            self.after(max(0.01, LOST_S - self.silent_s()), self._watch)
+            self.after(max(0.01, LOST_S - self._silent_s()), self._watch)
 
-    def silent_s(self) -> float:
-        """How long ago the latest sign of life of the server was asked for."""
-        return self._network.now - max(self._answered_at, self._welcomed_at)
+    def _silent_s(self) -> float:
+        return self._network.now - max(self.answered_at, self._welcomed_at)
 
 
 class _LinkEnd:
