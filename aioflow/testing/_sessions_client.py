@@ -243,7 +243,10 @@ class SimulatedClient:
                 if call is not None:
                     self._refused(call, error)
             case Undone(id_, rows):
-                self._history.put_ended(self.waiting.pop(id_), rows)
+                call = self.waiting.pop(id_)
+                if call.kind == "join":
+                    self._joined.pop(call.ref, None)
+                self._history.put_ended(call, rows)
             case Voided(id_, again):
                 call = self.delivered.pop(id_, None) or self.waiting.pop(id_)
                 call.id, call.values, call.taken = again, [], 0
