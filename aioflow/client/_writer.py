@@ -144,6 +144,7 @@ class Writer:
         await give_turn()
         if not self._may_buffer():
             await self._await_calls(GROUPS_MAX - 1)
+            self._send_if_ripe()
         self._raise_kept()
         if self._block is not None and not many:
             self._block.add_row(segment.columns)
@@ -166,13 +167,18 @@ class Writer:
         """Count what was buffered just now, and send if it is enough."""
         self._rows += rows
         self._bytes += nbytes
-        if (self._rows >= self._batch or self._bytes >= self._batch_bytes) and len(self._calls) < GROUPS_MAX:
-            self._send()
-        elif not self._is_late:
+        if not self._send_if_ripe() and not self._is_late:
             self._is_late = True
             self._written.set()
         if self._block is not None and self._block.count == self._block.room:
             self._end_block()
+
+    def _send_if_ripe(self) -> bool:
+        """Send what is buffered if it is enough and may go; say whether it went."""
+        is_ripe = (self._rows >= self._batch or self._bytes >= self._batch_bytes) and len(self._calls) < GROUPS_MAX
+        if is_ripe:
+            self._send()
+        return is_ripe
 
     def _end_block(self) -> None:
         if self._block is not None and self._block.count:
