@@ -219,7 +219,10 @@ class Broker:
         elif self._sessions.find(peer) is not None:
             self.refuse(peer, "Hello came twice")
         elif known is None and hello.epoch == self._info.epoch:
-            reason = f"the server has ended this session: it showed no sign of life for {self._session_s} s"
+            reason = (
+                f"it had shown no sign of life for {self._session_s} s, or all of its connections on this host had "
+                "ended; open a new one"
+            )
             self._part(peer, SessionClosed, reason)
         else:
             if known is not None and known.peer is not None:

@@ -208,7 +208,8 @@ class Link:
         while not self._is_over:
             if self._peer.is_open:
                 self.check()
-            await anyio.sleep(max(0.01, self._config.lost_s - self._silent_s()))
+            left_s = self._config.lost_s - self._silent_s() if self._peer.is_open else self._config.lost_s
+            await anyio.sleep(max(0.01, left_s))
 
     def _silent_s(self) -> float:
         """How long ago the latest sign of life of the server was asked for."""

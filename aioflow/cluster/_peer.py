@@ -378,7 +378,7 @@ class Peer:
         reason = f"{self._address} has ended the session: {goodbye.reason}"
         match goodbye.kind:
             case "":
-                self._events.append(Ended(None if self._said_bye else ConnectionLost(f"{reason}it gave no reason")))
+                self._events.append(Ended(None if self._said_bye else ConnectionLost(f"{reason}(it gave no reason)")))
             case ConnectionLost.__name__:
                 self._events.append(Parted(goodbye.reason))
             case SessionClosed.__name__:
