@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import traceback as tracebacks
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -14,7 +15,7 @@ import anyio
 from aioflow.errors import AioflowError, SpecMismatch
 from aioflow.names import check_shared_name
 from aioflow.resources import LostProducer
-from aioflow.runtime import complete_put
+from aioflow.runtime import complete, complete_put
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Producer"]
 
-# Leaving waits for the server's answer, but a server that does not answer must not keep a process alive.
-LEAVE_S = 1.0
+# Leaving by an error waits so long for the server's answer: one that does not answer must not keep a process alive.
+# Leaving in order waits as any other call does, an outage out: else a producer that is done would count as lost.
+LEAVE_S = 0.5
 
 _numbers = itertools.count(1)
 
@@ -66,9 +68,8 @@ class Producer:
             text = "".join(tracebacks.format_exception(error))
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             lost = LostProducer(self.name, reason, text)
-        try:
-            with anyio.move_on_after(LEAVE_S, shield=True):
-                await host.leave(ref, self.name, lost).waiter.wait()
-        except AioflowError:
-            if error is None:  # else the body's own error says more
-                raise
+        if error is None:
+            await complete(host.leave(ref, self.name, None))
+            return
+        with suppress(AioflowError), anyio.move_on_after(LEAVE_S, shield=True):  # the body's own error says more
+            await host.leave(ref, self.name, lost).waiter.wait()

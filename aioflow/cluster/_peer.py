@@ -143,6 +143,8 @@ class Peer:
             self._push(encoded)
         if kind is m.Delete and ref is not None:
             del self._numbers[ref]  # the server forgets it, too: who deletes as many queues as it makes keeps nothing
+            for registered in [key for key in self._producers if key[0] == ref]:
+                del self._producers[registered]  # gone with the queue: not renewed after a restart
         return request
 
     def promote(self, id_: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 import aioflow as flow
-from aioflow.cluster import _broker
+from aioflow.cluster import _tickets
 from aioflow.testing._queue_stage import ints, refused, start, until
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ async def test_clients_killed_at_random_lose_nothing_accepted(serve: Serve, run_
 
 async def test_a_fault_fails_one_request_only(monkeypatch: pytest.MonkeyPatch, new_address: Callable[[], str]) -> None:
     """What goes wrong on the server with one request is that client's RemoteError; rows go back, others are served."""
-    gather = _broker.gather  # type: ignore[attr-defined]
+    gather = _tickets.gather  # type: ignore[attr-defined]
 
     def fails_for_some(rows: Any, element: Any) -> Any:
         if len(element.components) == 2:
@@ -238,7 +238,7 @@ async def test_a_fault_fails_one_request_only(monkeypatch: pytest.MonkeyPatch, n
             good = start(tasks, other.on(first).dequeue)
             await until(q, gets_waiting=1)
             await until(other, gets_waiting=1)
-            monkeypatch.setattr(_broker, "gather", fails_for_some)
+            monkeypatch.setattr(_tickets, "gather", fails_for_some)
             await q.on(second).enqueue((1, 2))
             with refused(flow.RemoteError, "on purpose") as caught:
                 await get.outcome()
@@ -248,7 +248,7 @@ async def test_a_fault_fails_one_request_only(monkeypatch: pytest.MonkeyPatch, n
             assert "Traceback" in error.traceback_text
             await other.on(second).enqueue(5)
             assert await good.outcome() == 5
-            monkeypatch.setattr(_broker, "gather", gather)
+            monkeypatch.setattr(_tickets, "gather", gather)
             assert await q.on(first).dequeue() == (1, 2)
 
 

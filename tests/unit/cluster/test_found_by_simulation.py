@@ -80,3 +80,12 @@ def test_only_a_heard_process_can_have_ended() -> None:
     assert not sessions.has_ended(beaten)
     assert sessions.silence(2) is beaten
     assert sessions.has_ended(beaten)
+
+
+def test_a_registration_goes_with_its_queue(ref: QueueRef) -> None:
+    """A producer of a queue that its own session deleted is not registered anew after a restart of the server."""
+    peer = Peer("secret", "here")
+    _connect(peer)
+    peer.receive(m.Done(peer.request(ref, partial(m.Join, name="p", rejoin_s=0.0))), [])
+    peer.receive(m.Done(peer.request(ref, m.Delete)), [])
+    assert _connect(peer, "2") == [m.Resume()]
