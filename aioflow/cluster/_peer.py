@@ -62,7 +62,6 @@ class Peer:
     def __init__(self, session: str, address: str) -> None:
         self._session = session
         self._address = address
-        self._ids = itertools.count(1)
         self._last_id = 0
         self._epoch = ""
         self._is_open = False  # welcomed on the present connection
@@ -129,8 +128,8 @@ class Peer:
         message = make(self._last_id + 1, number)
         encoded = encode(message, frames)
         kind = type(message)
-        nbytes = sum(map(len, frames)) if frames else 0
-        self._last_id = next(self._ids)
+        nbytes = sum(map(len, frames))
+        self._last_id += 1
         request = Request(self._last_id, kind, ref, encoded, nbytes, number)
         self._requests[request.id] = request
         if isinstance(message, m.Join):
@@ -340,7 +339,8 @@ class Peer:
         if request.is_begun:
             request.is_begun = False
             del self._requests[old]
-            request.id = self._last_id = next(self._ids)
+            self._last_id += 1
+            request.id = self._last_id
             message, _ = decode(request.encoded)
             assert isinstance(message, m.Get | m.Ask)
             request.encoded = encode(replace(message, id=request.id))
