@@ -13,14 +13,14 @@ those of requests:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._admission import check_columns, check_count
 from aioflow.cluster._answers import cut, pack_error, pack_stats
 from aioflow.cluster._codec import decode_columns, encode, pack_definition, unpack_definition
-from aioflow.cluster._sessions import Call, PeerId, Session, Sessions
+from aioflow.cluster._sessions import Call, MakePage, PeerId, Session, Sessions, no_page
 from aioflow.cluster._tickets import Tickets
 from aioflow.cluster._window import Window
 from aioflow.errors import ConnectionLost, NotFound, RemoteProtocolError, SessionClosed, SessionError, VersionMismatch
@@ -58,12 +58,14 @@ class TaskInfo:
 class Broker:
     """Serves the resources of one task to any number of peers."""
 
-    def __init__(self, resources: Resources, info: TaskInfo, lost_s: float, session_s: float) -> None:
+    def __init__(
+        self, resources: Resources, info: TaskInfo, lost_s: float, session_s: float, make_page: MakePage = no_page
+    ) -> None:
         self._resources = resources
-        self._info = info
+        self._welcome = m.Welcome(m.PROTOCOL_VERSION, info.epoch, info.job, info.task, info.tasks)
         self._lost_s = lost_s
         self._session_s = session_s
-        self._sessions = Sessions(lost_s, session_s)
+        self._sessions = Sessions(lost_s, session_s, make_page)
         self._local: set[PeerId] = set()
         self._ended: set[PeerId] = set()  # sent a Goodbye and not gone yet
         self._over = ""
@@ -218,7 +220,7 @@ class Broker:
             self._part(peer, VersionMismatch, reason)
         elif self._sessions.find(peer) is not None:
             self.refuse(peer, "Hello came twice")
-        elif known is None and hello.epoch == self._info.epoch:
+        elif known is None and hello.epoch == self._welcome.epoch:
             reason = (
                 f"it had shown no sign of life for {self._session_s} s, or all of its connections on this host had "
                 "ended; open a new one"
@@ -227,10 +229,10 @@ class Broker:
         else:
             if known is not None and known.peer is not None:
                 self._drop(known, known.peer)
-            self._sessions.connect(hello.session, peer, self._now, beats=hello.beats, is_local=peer in self._local)
+            is_local = peer in self._local
+            session = self._sessions.connect(hello.session, peer, self._now, beats=hello.beats, is_local=is_local)
             self._deadline_moved = True
-            info = self._info
-            self._send(peer, m.Welcome(m.PROTOCOL_VERSION, info.epoch, info.job, info.task, info.tasks))
+            self._send(peer, replace(self._welcome, receipts=session.page_path))
 
     def _resume(self, session: Session, _: m.Resume, __: Sequence[Frame]) -> None:
         touched = [call.queue for call in session.delivered.values()]
@@ -282,6 +284,7 @@ class Broker:
 
     def _end(self, session: Session, reason: str, *, withdraw_puts: bool) -> None:
         """Withdraw what waits, puts first and the latest first, so that no withdrawal lets another one through."""
+        self._tickets.acknowledge_noted(session)
         touched = [call.queue for call in (*session.waiting.values(), *session.delivered.values())]
         puts = [call for call in session.waiting.values() if call.is_put]
         for call in (*session.waiting.values(), *session.delivered.values()):

@@ -123,7 +123,7 @@ def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
 def _of_this_version(kind: type[Any], fields: list[Any]) -> list[Any]:
     """Of a greeting in another version of the protocol keep the version alone: what else it says, nobody here knows."""
     if kind in {Hello, Welcome} and fields and fields[0] != PROTOCOL_VERSION:
-        return [fields[0], "?", "", False] if kind is Hello else [fields[0], "", "", 0, 1]
+        return [fields[0], "?", "", False] if kind is Hello else [fields[0], "", "", 0, 1, ""]
     return fields
 
 

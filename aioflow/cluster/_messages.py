@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MESSAGES", "PROTOCOL_VERSION", "Message", "find_fault"]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 Id = Annotated[int, Int(1)]
 Name = Annotated[str, Text()]
@@ -257,6 +257,7 @@ class Welcome:
         job: The job of the server's task.
         task: Its index.
         tasks: How many tasks its cluster has.
+        receipts: Where on the server's host this session's page of receipts is; empty if there is none.
     """
 
     version: Annotated[int, Int(0, 2**31)]
@@ -264,6 +265,7 @@ class Welcome:
     job: Name
     task: Annotated[int, Int()]
     tasks: Annotated[int, Int()]
+    receipts: Name = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from aioflow.cluster._events import Answered, Recalled, Refused, Undone, Voided,
 from aioflow.cluster._fields import NAME_CHARS_MAX
 from aioflow.cluster._link import Link
 from aioflow.cluster._peer import Peer
+from aioflow.cluster._receipts import Receipts
 from aioflow.errors import PlacementError, SessionClosed
 from aioflow.runtime import Waiter, Withdrawn
 from aioflow.specs import take_rows
@@ -34,12 +36,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteHost"]
 
+logger = logging.getLogger("aioflow.session")
+
 _Make = Callable[[int, int], m.Message]
 
 # The end of a traceback says most; the header of a message has 64 KiB.
 TRACEBACK_CHARS = 8192
 
-# Who iterates acknowledges no more often than this: each message costs about 0.1 ms of waking the transport.
+# Who iterates and notes receipts acknowledges no more often than this: each message costs about 0.1 ms of waking the
+# transport.
 ACKNOWLEDGE_EVERY_S = 0.001
 
 
@@ -122,6 +127,8 @@ class RemoteHost:
         self._address = address
         secret = secrets.token_hex(16)
         self._peer = Peer(secret, address)
+        self._secret = secret
+        self._receipts: Receipts | None = None
         self._link = Link(address, config, self._peer, secret, self._happened, self._end)
         self._calls: dict[int, _Call] = {}  # those that wait
         self._delivered: dict[int, _Call] = {}  # gets whose rows are here and not all handed over
@@ -228,18 +235,23 @@ class RemoteHost:
             self._delivered.clear()
 
     def acknowledge(self, call: _Call, rows: int) -> None:
-        """Say that the rows of a get were handed over: written to the socket before this returns."""
+        """Say that the rows of a get were handed over: noted, and written to the socket, before this returns."""
+        if self._receipts is not None:
+            self._receipts.note(call.id, rows)
         self._delivered.pop(call.id, None)
         self._peer.acknowledge(call.id, rows, is_all=True)
         self._link.send()
 
     def acknowledge_late(self, call: _Call, rows: int, *, is_all: bool) -> None:
-        """Say that so many rows were handed over in all: at once, or soon if something was said just now."""
+        """Say that so many rows were handed over in all: soon, if that is noted and something was said just now."""
+        receipts = self._receipts
+        if receipts is not None:
+            receipts.note(call.id, rows)
         if is_all:
             self._delivered.pop(call.id, None)
         self._peer.acknowledge(call.id, rows, is_all=is_all)
         time = self._link.clock()
-        if time >= self._acknowledged_at + ACKNOWLEDGE_EVERY_S:
+        if receipts is None or time >= self._acknowledged_at + ACKNOWLEDGE_EVERY_S:
             self._acknowledged_at = time
             self._link.send()
         elif not self._is_late.is_set():
@@ -290,6 +302,7 @@ class RemoteHost:
         match event:
             case Welcomed(welcome):
                 self._info = welcome
+                self._receipts = _open_receipts(welcome.receipts, self._secret)
             case Recalled(request):
                 call = self._delivered.get(request)
                 if call is not None and call.on_recall is not None:
@@ -328,6 +341,16 @@ class RemoteHost:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.waiter.fail(copy.copy(error))
+
+
+def _open_receipts(path: str, secret: str) -> Receipts | None:
+    if not path:
+        return None
+    try:
+        return Receipts(path, secret)
+    except OSError as error:
+        logger.debug("gets are acknowledged by a message each, as the server's memory is out of reach: %s", error)
+        return None
 
 
 def _rows(columns: tuple[Column, ...], start: int, stop: int) -> tuple[Column, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from aioflow.cluster._broker import Broker, PeerId, TaskInfo
 from aioflow.cluster._codec import decode
+from aioflow.cluster._receipts import ReceiptsPage
 from aioflow.cluster._spec import ClusterSpec
 from aioflow.errors import PlacementError, RemoteProtocolError, SessionError
 from aioflow.resources import Resources
@@ -74,7 +75,7 @@ class Server:
         self._bind = spec.task_address(self._job, self._task)
         info = TaskInfo(secrets.token_hex(8), self._job, self._task, spec.num_tasks())
         resources = Resources(np.random.default_rng, session_s=self._config.session_s, bytes_required=True)
-        self._broker = Broker(resources, info, self._config.lost_s, self._config.session_s)
+        self._broker = Broker(resources, info, self._config.lost_s, self._config.session_s, _make_page)
         self._connections: dict[PeerId, Connection] = {}
         self._peers = itertools.count(1)
         self._listeners: list[Listener] = []
@@ -200,6 +201,14 @@ class Server:
         logger.error("the server failed", exc_info=error)
         self._error = error
         self._stopped.set()
+
+
+def _make_page(session: str) -> ReceiptsPage | None:
+    try:
+        return ReceiptsPage(session)
+    except OSError as error:  # at the limit of descriptors
+        logger.warning("a session goes without receipts, acknowledging each get by a message: %s", error)
+        return None
 
 
 class _Receiver:

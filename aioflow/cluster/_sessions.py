@@ -10,23 +10,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from aioflow.cluster._receipts import ReceiptsPage
     from aioflow.cluster._window import Window
     from aioflow.queues import Ticket
     from aioflow.resources import QueueRef, QueueResource
     from aioflow.transport import Frame
 
-__all__ = ["Call", "PeerId", "Session", "Sessions"]
+__all__ = ["Call", "MakePage", "PeerId", "Session", "Sessions", "no_page"]
 
 PeerId = int
+# Makes the page of a session for its receipts, if it can have one.
+MakePage = Callable[[str], "ReceiptsPage | None"]
 
 # How late an expiry may come on a busy machine; later than that and than a tenth of `lost_s`, the server itself stood.
 LATE_S = 0.25
+
+
+def no_page(_: str) -> None:
+    """Give a session no page: it acknowledges by messages alone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +75,7 @@ class Session:
         answers: Answers to requests that changed something, until they are confirmed.
         unclaimed: Those of `answers` from before the present connection that were not asked for again.
         windows: Puts under way, by queue.
+        page: Where it notes receipts, which rows it has handed over; None if it has no page.
     """
 
     name: str
@@ -83,6 +92,12 @@ class Session:
     answers: dict[int, list[Frame]] = field(default_factory=dict)
     unclaimed: set[int] = field(default_factory=set)
     windows: dict[QueueResource, Window] = field(default_factory=dict)
+    page: ReceiptsPage | None = None
+
+    @property
+    def page_path(self) -> str:
+        """Where its page is; empty if it has none."""
+        return self.page.path if self.page is not None else ""
 
     def take_waiting(self, request: int) -> Call | None:
         """Take out a request that waits."""
@@ -104,8 +119,9 @@ class Session:
 class Sessions:
     """The sessions of a server by secret and by connection."""
 
-    def __init__(self, lost_s: float, session_s: float) -> None:
+    def __init__(self, lost_s: float, session_s: float, make_page: MakePage = no_page) -> None:
         self._lost_s = lost_s
+        self._make_page = make_page
         self._session_s = session_s
         self._by_name: dict[str, Session] = {}
         self._by_peer: dict[PeerId, Session] = {}
@@ -127,6 +143,7 @@ class Sessions:
         session = self._by_name.get(name)
         if session is None:
             session = self._by_name[name] = Session(name, beats, is_local, now)
+            session.page = self._make_page(name)
             for early in [early for early, secret in self._early.items() if secret == name]:
                 self._beaten(session, early)
         session.peer, session.heard_at, session.is_lost = peer, now, False
@@ -185,6 +202,8 @@ class Sessions:
         for peer in session.beat_peers:
             del self._by_beat_peer[peer]
         del self._by_name[session.name]
+        if session.page is not None:
+            session.page.close()
 
     # Time
 

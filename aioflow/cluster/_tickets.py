@@ -51,6 +51,12 @@ class Tickets:
             call.queue.machine.acknowledge(call.ticket, message.rows)
         self.perform(call.queue)
 
+    def acknowledge_noted(self, session: Session) -> None:
+        """Count rows as handed over of which a session that is over noted so."""
+        if session.page is not None:
+            for request, rows in session.page.read():
+                self.acknowledge(session, m.Acknowledge(request, rows), ())
+
     def withdraw(self, session: Session, message: m.Withdraw, _: Sequence[Frame]) -> None:
         """End a request; what it holds goes back."""
         if message.id in session.answers:

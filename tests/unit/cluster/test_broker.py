@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def test_another_version_is_refused(desk: Desk) -> None:
     """A hello in another version, whatever else it says, is answered by both versions and what to do."""
     desk.refused(
-        desk.send(1, m.Hello(m.PROTOCOL_VERSION + 1, "?")), "the server speaks version 2 of the protocol and the client"
+        desk.send(1, m.Hello(m.PROTOCOL_VERSION + 1, "?")),
+        f"the server speaks version {m.PROTOCOL_VERSION} of the protocol and the client",
     )
     assert not desk.send(1, m.Hello(m.PROTOCOL_VERSION, "secret"))
 

@@ -67,7 +67,7 @@ BOMBS: dict[str, tuple[Callable[[], list[bytes]], str]] = {
     ),
     "an id of 0": (lambda: [_header(MESSAGES.index(m.Size), 0, 1)], "Size.id must be an integer from 1 to .*, got 0"),
     "an empty session": (
-        lambda: [_header(0, 2, "", "", False)],
+        lambda: [_header(0, m.PROTOCOL_VERSION, "", "", False)],
         "Hello.session must be a string of 1 to 1024 characters, got ''",
     ),
     "components": (lambda: [_put(*[["int8", []]] * 1025)], "no msgpack within the limits: .*1024"),

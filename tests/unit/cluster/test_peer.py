@@ -171,14 +171,16 @@ def test_a_request_ahead_is_promoted_while_it_waits(peer: Peer, ref: QueueRef) -
 
 def test_a_server_of_another_version(peer: Peer) -> None:
     """Both versions are named, whoever notices."""
+    here, there = m.PROTOCOL_VERSION, m.PROTOCOL_VERSION + 1
+    reason = f"the server speaks version {there} of the protocol and the client version {here}"
     for message in (
-        m.Welcome(m.PROTOCOL_VERSION + 1, "", "", 0, 1),
-        m.Goodbye("VersionMismatch", "the server speaks version 3 of the protocol and the client version 2"),
+        m.Welcome(there, "", "", 0, 1),
+        m.Goodbye("VersionMismatch", reason),
     ):
         [ended] = _receive(peer, message)
         assert isinstance(ended, Ended)
         assert isinstance(ended.error, VersionMismatch)
-        assert "the server speaks version 3 of the protocol and the client version 2" in str(ended.error)
+        assert reason in str(ended.error)
 
 
 def test_goodbyes(peer: Peer) -> None:
