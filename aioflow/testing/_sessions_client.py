@@ -206,7 +206,10 @@ class SimulatedClient:
                 self._joined[ref] = name
 
     def _act_leave(self, _: float, count: int) -> None:
+        joining = {call.ref for call in self.waiting.values() if call.kind == "join"}
         for ref, name in list(self._joined.items()):
+            if ref in joining:  # nobody leaves before the registration has ended
+                continue
             lost = count == 1
             make = lambda request, queue: m.Leave(request, queue, name, lost, "", "")  # noqa: B023, E731
             if self._request(Call("leave", ref), make):
