@@ -25,9 +25,23 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-__all__ = ["Beats", "Connection", "Frame", "Listener", "Receiver", "Transport", "find_transport", "use_transport"]
+__all__ = [
+    "FRAME_BYTES_MAX",
+    "Beats",
+    "Connection",
+    "Frame",
+    "Listener",
+    "Receiver",
+    "Transport",
+    "find_transport",
+    "use_transport",
+]
 
 Frame = bytes | memoryview
+
+# Every transport carries messages of 2,049 frames, each of so many bytes: a component of a large batch, of which a
+# process can hold several.
+FRAME_BYTES_MAX = 1 << 30
 
 # Read when this is imported: what is installed stands in files, and reading them later would block an event loop.
 _ENTRY_POINTS = entry_points(group="aioflow.transports")

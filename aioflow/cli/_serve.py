@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 async def _serve(address: str) -> int:
     _keep_freed_memory()
+    _allow_descriptors()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         if address_scheme(address) == "inproc":
             raise ConnectFailed(f"{address!r} reaches no other process; serve at ipc:///path or tcp://127.0.0.1:port")
@@ -61,6 +63,13 @@ async def _stop_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelSc
     async for _ in signals:
         scope.cancel()
         return
+
+
+def _allow_descriptors() -> None:
+    """Raise the limit of open files to what the system allows: each session needs three."""
+    with suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _keep_freed_memory() -> None:

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 from aioflow.errors import QueueError, SpecMismatch
 from aioflow.specs import STRING_DTYPES, numpy_dtype
+from aioflow.transport import FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aioflow.errors import AioflowError
     from aioflow.queues import QueueDefinition, Rows
     from aioflow.specs import Column, ElementSpec
+    from aioflow.transport import Frame
 
-__all__ = ["check_batch", "check_columns", "check_count"]
+__all__ = ["check_batch", "check_columns", "check_count", "check_frames"]
 
 # Rows of one put whose elements have no bytes: no frame pays for them, and a shuffle keeps 24 bytes of each.
 EMPTY_ROWS_MAX = 65_536
-# A batch after padding, which may be far more than what was put: as much as the machine lets a get take.
-BATCH_BYTES_MAX = 4 * 1000**3
 # Of strings, padding adds lengths, which are int64.
 LENGTH_BYTES = 8
 
@@ -44,16 +45,27 @@ def check_count(definition: QueueDefinition, count: int) -> None:
 
 
 def check_batch(rows: Rows, element: ElementSpec) -> None:
-    """Refuse to pad a few long rows to more memory than a server has."""
-    needed = 0
+    """Refuse a batch of which a component does not fit into a frame, after padding, before it is made."""
     for i, component in enumerate(element.components):
         shapes = {part.segment.columns[i].shape[1:] for part in rows.parts}
-        if len(shapes) > 1:
-            padded = math.prod(max(sizes) for sizes in zip(*shapes, strict=True))
-            itemsize = LENGTH_BYTES if component.dtype in STRING_DTYPES else numpy_dtype(component.dtype).itemsize
-            needed += rows.count * padded * itemsize
-    if needed > BATCH_BYTES_MAX:
-        raise QueueError(
-            f"a batch of {rows.count} elements has {needed} bytes after padding, at most {BATCH_BYTES_MAX} "
-            "are allowed; take fewer at once, or bring them to similar shapes first"
+        padded = math.prod(max(sizes) for sizes in zip(*shapes, strict=True))
+        itemsize = LENGTH_BYTES if component.dtype in STRING_DTYPES else numpy_dtype(component.dtype).itemsize
+        _check_bytes(rows.count * padded * itemsize, f"a batch of {rows.count} elements", QueueError)
+
+
+def check_frames(frames: Sequence[Frame], what: str, error: type[AioflowError]) -> None:
+    """Refuse columns that do not fit into a frame each.
+
+    Raises:
+        AioflowError: Of the given class, beginning with the words that say what it is.
+    """
+    longest = max((frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames), default=0)
+    _check_bytes(longest, what, error)
+
+
+def _check_bytes(nbytes: int, what: str, error: type[AioflowError]) -> None:
+    if nbytes > FRAME_BYTES_MAX:
+        raise error(
+            f"{what}: one component has {nbytes} bytes (after padding, if any), and {FRAME_BYTES_MAX} of each travel "
+            "at once; put or take fewer elements at a time, or smaller ones"
         )

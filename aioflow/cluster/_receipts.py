@@ -6,8 +6,10 @@ the server whatever becomes of the client, so that messages may be late, and few
 1. The server makes the page, of a fixed size that neither side can change, and reads it when the session is over.
 2. The client opens it by its path under /proc and finds the session's secret on it, or does without: a process of
    another host, user or PID namespace has another file at that path, or none.
-3. A note is complete before it counts, and the oldest place is not read: it may be half written.
-4. No lock: the client writes and the server reads after the client's last note. A page is no trusted input.
+3. A get has one place, however often it is noted; that of the oldest one is used anew. There are more places than gets
+   whose acknowledgements are on their way: they have arrived when the answer to a later request has.
+4. What is half written does not count, as a place whose number of rows is 0 does not.
+5. No lock: the client writes, and the server reads when the client writes no more. A page is no trusted input.
 """
 
 from __future__ import annotations
@@ -16,15 +18,20 @@ import fcntl
 import mmap
 import os
 import re
+import resource
 
 __all__ = ["PAGE_BYTES", "Receipts", "ReceiptsPage"]
 
-# Notes of over 1,000 gets; the message that says the same follows within milliseconds.
+# Places for over 1,000 gets.
 PAGE_BYTES = 16_384
-# In words of 8 bytes: the secret's 32 characters, the number of notes, and two words for each note.
+# In words of 8 bytes: the secret's 32 characters, then for each place a get and how many rows of it were handed over.
 _SECRET_BYTES = 32
-_COUNT, _NOTES = _SECRET_BYTES // 8, _SECRET_BYTES // 8 + 2
-PLACES = (PAGE_BYTES // 8 - _NOTES) // 2
+_FIRST = _SECRET_BYTES // 8
+PLACES = (PAGE_BYTES // 8 - _FIRST) // 2
+
+# A page keeps a descriptor open in the server, and takes it from the lower half of those that are allowed: the sockets
+# of sessions need the others more.
+_SHARE_OF_DESCRIPTORS = 2
 
 _PATH = re.compile(r"/proc/[0-9]{1,10}/fd/[0-9]{1,10}")
 
@@ -40,8 +47,13 @@ class ReceiptsPage:
     """
 
     def __init__(self, secret: str) -> None:
+        if not hasattr(os, "memfd_create"):
+            raise OSError("this system has no memfd_create")
         self._fd = os.memfd_create("aioflow-receipts", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            if limit != resource.RLIM_INFINITY and self._fd >= limit // _SHARE_OF_DESCRIPTORS:
+                raise OSError(f"descriptor {self._fd} of {limit} is in use")  # noqa: TRY301 - it is closed below
             os.ftruncate(self._fd, PAGE_BYTES)
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, seals)
@@ -52,11 +64,10 @@ class ReceiptsPage:
         self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def read(self) -> list[tuple[int, int]]:
-        """Return what was handed over: ids of gets, and how many rows of each in all, in the order of the notes."""
+        """Return what was handed over: ids of gets, and how many rows of each in all, in the order of the ids."""
         words = memoryview(os.pread(self._fd, PAGE_BYTES, 0)).cast("Q")
-        count = words[_COUNT]
-        places = range(max(0, count - PLACES + 1), count) if count < 2**63 else range(0)
-        return [(words[_place(number)], words[_place(number) + 1]) for number in places]
+        notes = [(words[at], words[at + 1]) for at in range(_FIRST, _FIRST + 2 * PLACES, 2)]
+        return sorted(note for note in notes if note[1])
 
     def close(self) -> None:
         """Let go of the page; a client that still has it open writes to no effect."""
@@ -85,25 +96,30 @@ class Receipts:
         finally:
             os.close(fd)
         self._words = memoryview(self._page).cast("Q")
-        self._count = self._words[_COUNT]
-        self._last = 0
+        self._places: dict[int, int] = {}  # of gets, the oldest first
+        self._next = 0
+        self.path = path
 
     def note(self, request: int, rows: int) -> None:
         """Note that so many rows of a get were handed over in all."""
-        words = self._words
-        if request == self._last:
-            words[_place(self._count - 1) + 1] = rows
-            return
-        place = _place(self._count)
-        words[place] = request
-        words[place + 1] = rows
-        self._count += 1
-        words[_COUNT] = self._count
-        self._last = request
+        place = self._places.get(request)
+        if place is None:
+            place = self._take_place(request)
+        self._words[place + 1] = rows
 
+    def close(self) -> None:
+        """Let go of the page; notes stand on it as long as the server has it."""
+        self._words.release()
+        self._page.close()
 
-def _place(number: int) -> int:
-    return _NOTES + 2 * (number % PLACES)
+    def _take_place(self, request: int) -> int:
+        if len(self._places) == PLACES:
+            del self._places[next(iter(self._places))]
+        place = self._places[request] = _FIRST + 2 * (self._next % PLACES)
+        self._next += 1
+        self._words[place + 1] = 0
+        self._words[place] = request
+        return place
 
 
 def _mark(secret: str) -> bytes:

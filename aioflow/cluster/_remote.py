@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from aioflow.cluster import _messages as m
+from aioflow.cluster._admission import check_frames
 from aioflow.cluster._codec import describe_columns, encode_columns
 from aioflow.cluster._events import Answered, Recalled, Refused, Undone, Voided, Welcomed
 from aioflow.cluster._fields import NAME_CHARS_MAX
 from aioflow.cluster._link import Link
 from aioflow.cluster._peer import Peer
 from aioflow.cluster._receipts import Receipts
-from aioflow.errors import PlacementError, SessionClosed
+from aioflow.errors import PlacementError, SessionClosed, SpecMismatch
 from aioflow.runtime import Waiter, Withdrawn
 from aioflow.specs import take_rows
 
@@ -146,6 +147,7 @@ class RemoteHost:
         """Say bye, wait for the answer within a bound, and disconnect."""
         self._end(SessionClosed("the session was closed while this operation waited"))
         await self._link.close()
+        self._close_receipts()
 
     def check_task(self, device: DeviceName, key: QueueKey) -> None:
         """Refuse a device of a task that is not this server's."""
@@ -165,12 +167,16 @@ class RemoteHost:
     # Operations
 
     def put(self, ref: QueueRef, segment: Segment) -> _Call:
-        """Enqueue the rows of a segment."""
+        """Enqueue the rows of a segment.
+
+        Raises:
+            SpecMismatch: A column is longer than what travels in one frame; nothing was sent.
+        """
         dtypes = [component.dtype for component in ref.definition.element.components]
         described = describe_columns(segment.columns, dtypes)
-        return self._request(
-            ref, lambda request, queue: m.Put(request, queue, described), encode_columns(segment.columns)
-        )
+        frames = encode_columns(segment.columns)
+        check_frames(frames, f"queue {ref.key.name!r}: {segment.columns[0].shape[0]} rows at once", SpecMismatch)
+        return self._request(ref, lambda request, queue: m.Put(request, queue, described), frames)
 
     def get(self, ref: QueueRef, count: int, *, up_to: bool) -> _Call:
         """Dequeue rows."""
@@ -301,8 +307,7 @@ class RemoteHost:
     def _happened(self, event: Event) -> None:
         match event:
             case Welcomed(welcome):
-                self._info = welcome
-                self._receipts = _open_receipts(welcome.receipts, self._secret)
+                self._welcomed(welcome)
             case Recalled(request):
                 call = self._delivered.get(request)
                 if call is not None and call.on_recall is not None:
@@ -321,6 +326,17 @@ class RemoteHost:
                 self._failed(request, Withdrawn(rows))
             case _:
                 pass
+
+    def _welcomed(self, welcome: m.Welcome) -> None:
+        is_same, self._info = welcome.epoch == self._info.epoch, welcome
+        if not is_same:  # else the page is the same, and what stands on it may not have been heard yet
+            self._close_receipts()
+            self._receipts = _open_receipts(welcome.receipts, self._secret)
+
+    def _close_receipts(self) -> None:
+        receipts, self._receipts = self._receipts, None
+        if receipts is not None:
+            receipts.close()
 
     def _answered(self, request: int, value: Any) -> None:
         call = self._calls.pop(request, None)

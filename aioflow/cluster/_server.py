@@ -15,7 +15,7 @@ from aioflow.cluster._broker import Broker, PeerId, TaskInfo
 from aioflow.cluster._codec import decode
 from aioflow.cluster._receipts import ReceiptsPage
 from aioflow.cluster._spec import ClusterSpec
-from aioflow.errors import PlacementError, RemoteProtocolError, SessionError
+from aioflow.errors import LocalProtocolError, PlacementError, RemoteProtocolError, SessionError
 from aioflow.resources import Resources
 from aioflow.runtime import Background, SessionConfig, Timer, finish, now
 from aioflow.transport import find_transport
@@ -189,7 +189,13 @@ class Server:
         for peer, frames in self._broker.take_messages():
             connection = self._connections.get(peer)
             if connection is not None:
-                connection.send(frames)
+                try:
+                    connection.send(frames)
+                except LocalProtocolError:  # a fault of ours: it may end this connection, never the server
+                    logger.exception("a message to %s could not be sent; it is disconnected", connection.peer)
+                    connection.abort()
+                    self._connections.pop(peer, None)
+                    self._broker.lost(peer, now())
         for peer in self._broker.take_dropped():
             connection = self._connections.pop(peer, None)
             if connection is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioflow.cluster import _messages as m
-from aioflow.cluster._admission import check_batch
+from aioflow.cluster._admission import check_batch, check_frames
 from aioflow.cluster._answers import pack_error
 from aioflow.cluster._codec import describe_columns, encode, encode_columns
+from aioflow.errors import QueueError
 from aioflow.queues import Completed, Failed, gather
 
 if TYPE_CHECKING:
@@ -143,7 +144,9 @@ class Tickets:
             check_batch(effect.rows, element)
             columns = gather(effect.rows, element)
             described = describe_columns(columns, [component.dtype for component in element.components])
-            self.answer(session, request, m.Rows(request, described), encode_columns(columns))
+            frames = encode_columns(columns)
+            check_frames(frames, f"a batch of {effect.rows.count} elements", QueueError)  # of strings, known only now
+            self.answer(session, request, m.Rows(request, described), frames)
             call = session.delivered[request] = session.waiting.pop(request)
             call.rows = effect.rows.count
         elif session.peer is not None:

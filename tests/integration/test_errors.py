@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from pathlib import Path
 from time import monotonic
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import aioflow as flow
+from aioflow.cluster import _admission
 from aioflow.testing._queue_stage import refused
 
 if TYPE_CHECKING:
@@ -35,6 +37,56 @@ async def session(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator
     address = f"ipc://{folder}/s" if request.param == "ipc" else "tcp://127.0.0.1:0"
     async with flow.Server({"local": [address]}) as server, flow.Session(server.address) as opened:
         yield opened
+
+
+async def test_a_batch_that_no_message_holds(folder: Path) -> None:
+    """One long element among many short ones: padded they are too long; the server and its other clients go on."""
+    queue = flow.PaddingFIFOQueue(2048, ["uint8"], [[None]], shared_name="long")
+    async with flow.Server({"local": [f"ipc://{folder}/s"]}) as server, flow.Session(server.address):
+        await queue.enqueue(np.zeros(1 << 20, np.uint8))
+        await queue.enqueue_many((np.zeros((1100, 1), np.uint8),))
+        with refused(flow.QueueError, "a batch of 1101 elements", "1154482176 bytes", "take fewer elements"):
+            await queue.dequeue_many(1101)
+        assert await queue.size() == 1101
+        assert (await queue.dequeue_many(2)).shape == (2, 1 << 20)
+
+
+async def test_a_put_that_no_message_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused at the call, and the session goes on."""
+    monkeypatch.setattr(_admission, "FRAME_BYTES_MAX", 1000)
+    queue = flow.FIFOQueue(10, "uint8", [[501]], shared_name="long")
+    async with flow.Server({"local": [f"ipc://{folder}/s"]}) as server, flow.Session(server.address):
+        with refused(flow.SpecMismatch, "queue 'long': 2 rows at once", "1002 bytes", "put or take fewer"):
+            await queue.enqueue_many((np.zeros((2, 501), np.uint8),))
+        await queue.enqueue(np.zeros(501, np.uint8))
+        assert await queue.size() == 1
+
+
+@pytest.mark.parametrize("dtype", ["int8", "str"])
+async def test_an_element_of_as_many_components_as_there_may_be(folder: Path, dtype: str) -> None:
+    """It travels in one message."""
+    element = tuple([1 if dtype == "int8" else "x"] * 1024)
+    queue = flow.FIFOQueue(10, [dtype] * 1024, [[]] * 1024, shared_name="wide")
+    async with flow.Server({"local": [f"ipc://{folder}/s"]}) as server, flow.Session(server.address):
+        await queue.enqueue(element)
+        assert await queue.dequeue() == element
+
+
+async def test_a_closed_session_leaves_no_descriptor(folder: Path) -> None:
+    """Also where the garbage is not collected."""
+    queue = flow.FIFOQueue(10, "int8", [[]], shared_name="q")
+    counts: list[int] = []
+    async with flow.Server({"local": [f"ipc://{folder}/s"]}) as server:
+        gc.disable()
+        try:
+            for _ in range(12):
+                async with flow.Session(server.address):
+                    await queue.enqueue(1)
+                    await queue.dequeue()
+                counts.append(len(list(Path("/proc/self/fd").iterdir())))
+        finally:
+            gc.enable()
+    assert max(counts[4:]) <= max(counts[:4])
 
 
 # Name: what is put, and what the message contains.

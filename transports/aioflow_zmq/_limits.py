@@ -6,8 +6,9 @@ from __future__ import annotations
 # times; the allowance is for a header, so that a payload of exactly 1 GiB fits with it in one frame.
 FRAME_BYTES_MAX = (1 << 30) + (64 << 10)
 
-# libzmq has no limit on the frames of a message. One frame per component and batch part stays far below this.
-FRAMES_MAX = 1024
+# libzmq has no limit on the frames of a message. These are a header and two for each of 1,024 components, the most that
+# an element has.
+FRAMES_MAX = 2049
 
 # Parcels that libzmq holds per connection and direction, beyond which they wait in our outbox. Few, so that
 # a receiver that stands still holds few large messages; many enough that small messages do not wait for the turn of

@@ -216,13 +216,28 @@ def test_a_batch_without_shapes(desk: Desk) -> None:
 
 def test_a_batch_that_padding_blows_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long and a wide element need their product when padded: refused by the bytes, and back in the queue."""
-    monkeypatch.setattr(_admission, "BATCH_BYTES_MAX", 199)
+    monkeypatch.setattr(_admission, "FRAME_BYTES_MAX", 199)
     desk.hello(1, 2)
     desk.define(1, 2, kind="PaddingFIFOQueue", components=[("int8", (None, None))])
     for request, shape in enumerate(([1, 1, 10], [1, 10, 1]), 1):
         desk.only(desk.send(1, m.Put(request, 1, [["int8", shape]]), [bytes(10)]), m.Done)
-    desk.failed(desk.send(1, m.Get(3, 1, 2, up_to=False)), "QueueError", "200 bytes after padding")
+    desk.failed(desk.send(1, m.Get(3, 1, 2, up_to=False)), "QueueError", "one component has 200 bytes")
     assert desk.size(2) == 2
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bytes"])
+def test_a_batch_that_no_frame_holds(desk: Desk, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    """It is refused by its bytes and back in the queue; fewer elements are served."""
+    monkeypatch.setattr(_admission, "FRAME_BYTES_MAX", 99)
+    desk.hello(1)
+    desk.define(1, components=[(dtype, (10,) if dtype == "int8" else ())], capacity=20)
+    row = [bytes(10)] if dtype == "int8" else [(10).to_bytes(8, "little"), bytes(10)]
+    for request in range(1, 12):
+        shape = [1, 10] if dtype == "int8" else [1]
+        desk.only(desk.send(1, m.Put(request, 1, [[dtype, shape]]), row), m.Done)
+    desk.failed(desk.send(1, m.Get(20, 1, 11, up_to=False)), "QueueError", "take fewer elements")
+    desk.only(desk.send(1, m.Get(21, 1, 9, up_to=False)), m.Rows)
+    assert desk.size(1) == 2
 
 
 def test_a_fault_in_one_answer_touches_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
