@@ -80,7 +80,7 @@ class Session:
         self._flushes: dict[Callable[[], Awaitable[None]], None] = {}  # in order, so that a run can be repeated
 
     async def open(self) -> Self:
-        """Open the session and make it current; waits up to `connect_s` for a server that is still starting.
+        """Open the session and make it current; waits up to `connect_s` for a server that is starting, or restarts.
 
         Returns:
             The session itself.

@@ -91,7 +91,7 @@ class Link:
         group.start_soon(self._send_when_due)
         try:
             with anyio.move_on_after(self._config.connect_s):
-                await self._connect()
+                await self._connect_first()
                 group.start_soon(self._keep)
                 if self._beats is not None:
                     group.start_soon(self._watch)
@@ -173,6 +173,20 @@ class Link:
         self.send()
         await self._welcome.wait()
 
+    async def _connect_first(self) -> None:
+        """Connect, again and again where the connection is lost before the welcome; a refusal is final."""
+        pause_s = PAUSE_FIRST_S
+        while True:
+            try:
+                return await self._connect()
+            except ConnectionLost:
+                if self._is_over:  # the server has ended the session, and says why
+                    raise
+            self._drop()
+            self._lost = anyio.Event()
+            await anyio.sleep(_vary(pause_s))
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
     async def _keep(self) -> None:
         """Connect again whenever the connection is lost."""
         while not self._is_over:
@@ -200,7 +214,7 @@ class Link:
                     logger.warning("connected to %s again after %.1f s", self._address, now() - since)
                     return
             self._drop()
-            await anyio.sleep(min(pause_s * (0.5 + random.random()), max(0.0, left_s)))  # noqa: S311 - no secret
+            await anyio.sleep(min(_vary(pause_s), max(0.0, left_s)))
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     async def _watch(self) -> None:
@@ -302,6 +316,10 @@ class _Receiver:
 
     def lost(self, error: TransportError) -> None:
         self._link.gone(self._number, error)
+
+
+def _vary(pause_s: float) -> float:
+    return pause_s * (0.5 + random.random())  # noqa: S311 - no secret
 
 
 def _read_answer(frames: list[Frame]) -> int:

@@ -217,6 +217,22 @@ def test_a_failure_says_which_fault_it_needs() -> None:
     assert " s  queues: crashed" in note
 
 
+async def _one_after_the_other() -> list[int]:
+    async with flow.Session("sim://queues"):
+        queue = flow.FIFOQueue(8, ["int64"], [()], shared_name="samples")
+        async with queue.producer():
+            await queue.enqueue_many(range(5))
+        return [int(number) async for number in queue]
+
+
+def test_a_lost_connection_is_no_failure() -> None:
+    """Nor one that is lost while the session opens, as in several of these runs."""
+    for seed in range(20):
+        faults = Faults(disconnects=1, within_s=0.01)
+        numbers = simulate(_one_after_the_other, seed=seed, servers=["queues"], faults=faults)
+        assert numbers == [0, 1, 2, 3, 4]
+
+
 def test_a_restarted_server_is_there_again_and_empty() -> None:
     """Another session finds it so."""
 
