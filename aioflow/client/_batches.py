@@ -7,6 +7,7 @@ came after it, so that no consumer sees one producer's elements out of order.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches"]
 
+logger = logging.getLogger("aioflow.session")
+
 # Where elements have no fixed size, or the capacity allows no larger runs, so many single ones are asked for ahead:
 # enough to cover a round trip.
 ELEMENTS_AHEAD = 16
@@ -36,6 +39,12 @@ REQUEST_BYTES = 1 << 20
 BATCHES_MAX = 8
 ELEMENTS_MAX = 512
 SHARE = 4
+
+# The end of a queue of an earlier run looks like that of an empty one; nothing else tells it to who waits for data.
+NOTHING_CAME = (
+    "queue '%s' was closed and drained before this session was handed anything of it, probably by an earlier run or by "
+    "other consumers; start producers before consumers, delete the queue, or use another shared_name or a new server"
+)
 
 
 class Batches:
@@ -132,7 +141,10 @@ class Batches:
                 self._leave()
                 if end.lost_producers:
                     raise
+                if self._ref.key not in host.seen and not self._ref.key.session:
+                    logger.warning(NOTHING_CAME, self._ref.key.name)
                 break
+            host.seen.add(self._ref.key)
             if not self._drop_remainder or columns[0].shape[0] == self._n:
                 return self._to_user(columns)
         raise StopAsyncIteration

@@ -55,6 +55,7 @@ class Producer:
         host, ref = await self._queue._begin()  # noqa: SLF001 - one package
         await complete_put(host.join(ref, self.name, self._rejoin_s))
         self._joined = host, ref
+        host.seen.add(ref.key)
         return self
 
     async def __aexit__(

@@ -167,6 +167,7 @@ class Queue:
         """
         host, ref = await self._begin()
         columns = await complete_get(host.get(ref, 1, up_to=False))
+        host.seen.add(ref.key)
         return to_user(columns, ref.definition.element, single=True)
 
     async def dequeue_many(self, n: SupportsIndex) -> Any:
@@ -236,6 +237,7 @@ class Queue:
         """Remove the queue: waiting operations fail with `NotFound`, elements are dropped; the next makes a new one."""
         host, ref = await self._begin()
         await complete(host.delete(ref))
+        host.seen.discard(ref.key)
 
     # Producers
 
@@ -310,6 +312,7 @@ class Queue:
         host, ref = await self._begin()
         self._check_batch(ref.definition, count)
         columns = await complete_get(host.get(ref, count, up_to=up_to))
+        host.seen.add(ref.key)
         return to_user(columns, ref.definition.element, single=False)
 
     def _check_batch(self, definition: QueueDefinition, count: int) -> None:

@@ -125,6 +125,7 @@ class RemoteHost:
 
     def __init__(self, address: str, config: SessionConfig) -> None:
         self.lost_s = config.lost_s
+        self.seen: set[QueueKey] = set()
         self._address = address
         secret = secrets.token_hex(16)
         self._peer = Peer(secret, address)

@@ -92,6 +92,7 @@ class EmbeddedHost:
 
     def __init__(self, config: SessionConfig) -> None:
         self.lost_s = config.lost_s
+        self.seen: set[QueueKey] = set()
         self._resources = Resources(np.random.default_rng, session_s=config.session_s)
         self._calls: dict[tuple[QueueResource, Ticket], _Call] = {}
         self._error: BaseException | None = None

@@ -85,9 +85,11 @@ class Host(Protocol):
 
     Attributes:
         lost_s: After how long a silent holder of a producer's name counts as gone.
+        seen: Queues of which something was handed over here, or whose producer was here: their end is no surprise.
     """
 
     lost_s: float
+    seen: set[QueueKey]
 
     async def open(self) -> None:
         """Make it usable."""

@@ -352,7 +352,8 @@ async def test_loaders_and_trainers_end_by_themselves(serve: Serve, run_program:
     for program in programs:
         code = await anyio.to_thread.run_sync(program.finish)
         assert code == 0, program.output
-        lines += program.output.splitlines()
+        # A trainer that came when the other one had drained an epoch has a warning instead.
+        lines += [line for line in program.output.splitlines() if not line.startswith("queue '")]
     expected = [f"{epoch} {sample}" for epoch in range(4) for sample in range(300)]
     assert sorted(lines) == sorted(expected)
     assert server.end_by(signal.SIGTERM)[0] == 0

@@ -108,6 +108,7 @@ class FakeHost:
         self.error: Exception | None = None
         self._asks = 0
         self.asked = (0, 0)
+        self.seen: set[QueueKey] = set()
 
     async def open(self) -> None:
         """Do nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from typing import Any
 
 import anyio
@@ -10,6 +11,7 @@ import pytest
 
 import aioflow as flow
 from aioflow.errors import ConnectionLost, EndOfQueue
+from aioflow.testing._queue_stage import ints
 
 pytestmark = pytest.mark.anyio
 
@@ -295,3 +297,51 @@ async def test_iteration_gives_others_a_turn(fake_queue: Any) -> None:
         while True:
             await anext(elements)
     assert scope.cancelled_caught
+
+
+# An end before anything came
+
+
+async def iterate(queue: flow.Queue) -> int:
+    """Count what is left of a queue."""
+    return len([element async for element in queue])
+
+
+async def test_the_end_of_an_earlier_run_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A session that meets a drained queue, and was never handed anything of it, logs a warning; who was does not."""
+    q = ints(shared_name="train")
+    async with flow.Server({"local": ["inproc://earlier"]}) as server:
+        async with flow.Session(server), q.producer():
+            await q.enqueue(1)
+        async with flow.Session(server):
+            assert await iterate(q) == 1
+            assert await iterate(q) == 0
+            assert not caplog.records
+        async with flow.Session(server):
+            assert await iterate(q) == 0
+            assert [[] async for _ in q.batches(2, prefetch=0)] == []
+    assert {(record.name, record.levelno) for record in caplog.records} == {("aioflow.session", logging.WARNING)}
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == second
+    assert first.startswith("queue 'train' was closed and drained before this session was handed anything of it")
+
+
+async def test_an_end_that_is_no_surprise_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """After a dequeue, of a queue whose producer was here, of a private one, and where a producer was lost."""
+    taken, joined, private = ints(shared_name="taken"), ints(shared_name="joined"), ints()
+    async with flow.Session():
+        await taken.enqueue(1)
+        await taken.close()
+        await taken.dequeue()
+        async with joined.producer():
+            pass
+        await private.close()
+        for queue in (taken, joined, private):
+            assert await iterate(queue) == 0
+        lost = ints(shared_name="lost")
+        with pytest.raises(ZeroDivisionError):
+            async with lost.producer():
+                raise ZeroDivisionError
+        with pytest.raises(EndOfQueue):
+            await iterate(lost)
+    assert not caplog.records
