@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from aioflow.errors import TransportError
+    from aioflow.errors import LostProducer, TransportError
     from aioflow.transport import Connection, Frame, Listener
 
 __all__ = ["Server"]
@@ -74,8 +74,9 @@ class Server:
         self._config = config or SessionConfig()
         self._bind = spec.task_address(self._job, self._task)
         info = TaskInfo(secrets.token_hex(8), self._job, self._task, spec.num_tasks())
-        resources = Resources(np.random.default_rng, session_s=self._config.session_s, bytes_required=True)
-        self._broker = Broker(resources, info, self._config.lost_s, self._config.session_s, _make_page)
+        session_s = self._config.session_s
+        resources = Resources(np.random.default_rng, session_s=session_s, bytes_required=True, on_lost=_log_loss)
+        self._broker = Broker(resources, info, self._config.lost_s, session_s, _make_page)
         self._connections: dict[PeerId, Connection] = {}
         self._peers = itertools.count(1)
         self._listeners: list[Listener] = []
@@ -207,6 +208,10 @@ class Server:
         logger.error("the server failed", exc_info=error)
         self._error = error
         self._stopped.set()
+
+
+def _log_loss(queue: str, lost: LostProducer) -> None:
+    logger.warning("%s lost producer %r: %s", queue, lost.name, " ".join(lost.reason.split()))
 
 
 def _make_page(session: str) -> ReceiptsPage | None:

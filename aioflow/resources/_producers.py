@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioflow.errors import LostProducer
 
 __all__ = ["Producers"]
@@ -17,12 +19,14 @@ class Producers:
 
     Attributes:
         needed: How many distinct names must have come before the end can come.
+        on_lost: Told of each that counts as lost, when it does.
         present: Name to the session that holds it.
         away: Name to when it counts as gone and how it was lost: it may come back until then.
         lost: Those that count as lost.
     """
 
     needed: int
+    on_lost: Callable[[LostProducer], None]
     present: dict[str, str] = field(default_factory=dict)
     away: dict[str, tuple[float, LostProducer]] = field(default_factory=dict)
     lost: dict[str, LostProducer] = field(default_factory=dict)
@@ -40,16 +44,20 @@ class Producers:
         if lost is not None and back_by is not None:
             self.away[name] = (back_by, lost)
         elif lost is not None:
-            self.lost[name] = lost
+            self._count(lost)
 
     def expire(self, now: float) -> None:
         """Count as lost whoever has not come back in time."""
         for name, (back_by, lost) in list(self.away.items()):
             if now >= back_by:
                 del self.away[name]
-                self.lost[name] = lost
+                self._count(lost)
 
     @property
     def all_left(self) -> bool:
         """Whether enough have come and none is left or expected back."""
         return len(self._names) >= self.needed and not self.present and not self.away
+
+    def _count(self, lost: LostProducer) -> None:
+        self.lost[lost.name] = lost
+        self.on_lost(lost)

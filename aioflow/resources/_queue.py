@@ -11,7 +11,7 @@ from aioflow.queues import Completed, Failed, QueueMachine
 from aioflow.resources._producers import Producers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aioflow.errors import AioflowError
     from aioflow.queues import Effect, QueueDefinition, QueueStats, Ticket
@@ -39,12 +39,12 @@ class QueueResource:
         left_at: When the last one was detached; None while one is attached.
     """
 
-    def __init__(self, machine: QueueMachine) -> None:
+    def __init__(self, machine: QueueMachine, on_lost: Callable[[LostProducer], None]) -> None:
         self.machine = machine
         self.sessions: set[str] = set()
         self.left_at: float | None = None
         self._rejoin_s: dict[str, float] = {}
-        self._producers = Producers(machine.definition.producers or 1)
+        self._producers = Producers(machine.definition.producers or 1, on_lost)
         self._joins: deque[_Join] = deque()
         self._effects: list[Effect] = []
         self._closing = False

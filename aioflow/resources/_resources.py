@@ -7,19 +7,21 @@ put comes from a session that is not attached yet, while nobody else is attached
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from aioflow.errors import NotFound, SpecMismatch
+from aioflow.errors import LostProducer, NotFound, SpecMismatch
 from aioflow.queues import UNBOUNDED, QueueDefinition, QueueMachine
 from aioflow.resources._queue import QueueResource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.random import Generator
 
 __all__ = ["QueueKey", "QueueRef", "Resources"]
+
+OnLost = Callable[[str, LostProducer], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,12 @@ class Resources:
     """The queues of one task, or of one embedded session."""
 
     def __init__(
-        self, make_rng: Callable[[int | None], Generator], *, session_s: float, bytes_required: bool = False
+        self,
+        make_rng: Callable[[int | None], Generator],
+        *,
+        session_s: float,
+        bytes_required: bool = False,
+        on_lost: OnLost = lambda *_: None,
     ) -> None:
         """Start empty.
 
@@ -61,11 +68,13 @@ class Resources:
             make_rng: Makes the generator of a queue from its seed, which may be None.
             session_s: How long a closed, drained queue to which nobody is attached stays.
             bytes_required: Whether a queue without a limit in elements must state one in bytes.
+            on_lost: Told of which queue ("queue 'NAME'") which producer counts as lost, when it does.
         """
         self.queues: dict[QueueKey, QueueResource] = {}
         self._make_rng = make_rng
         self._session_s = session_s
         self._bytes_required = bytes_required
+        self._on_lost = on_lost
 
     def attach(self, session: str, ref: QueueRef, *, puts: bool = False, registers: bool = False) -> QueueResource:
         """Find or make a queue and attach a session to it.
@@ -168,6 +177,7 @@ class Resources:
             )
         # A generator takes no negative seed; TensorFlow takes any int64.
         rng = self._make_rng(None if definition.seed is None else definition.seed % 2**64)
-        queue = QueueResource(QueueMachine(definition, rng, ref.key.name))
+        machine = QueueMachine(definition, rng, ref.key.name)
+        queue = QueueResource(machine, partial(self._on_lost, str(machine)))
         self.queues[ref.key] = queue
         return queue

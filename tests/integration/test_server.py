@@ -174,6 +174,7 @@ async def test_a_killed_client_loses_nothing(serve: Serve, run_program: RunProgr
             assert [lost.name for lost in end.lost_producers] == ["victim"]
             await until(ints(100, shared_name="other"), gets_waiting=0)
     assert server.end_by(signal.SIGTERM)[0] == 0
+    assert server.output.splitlines()[1:] == ["queue 'q' lost producer 'victim': its process has ended"]
 
 
 async def test_clients_killed_at_random_lose_nothing_accepted(serve: Serve, run_program: RunProgram) -> None:

@@ -34,7 +34,7 @@ def pattern(node: ast.AST) -> str | None:
     """Return what the text that an expression makes looks like, as far as it is written there; None if it is none."""
     match node:
         case ast.Constant(value=str(text)):
-            return re.sub(r"%(?:\\\.\d)?[sdfg]", ".+", re.escape(text))  # loggers have their values apart
+            return re.sub(r"%(?:\\\.\d)?[sdfgr]", ".+", re.escape(text))  # loggers have their values apart
         case ast.JoinedStr(values):
             return "".join(pattern(value) or ".*" for value in values)
         case ast.BinOp(left, ast.Add(), right) if pattern(left) or pattern(right):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import anyio
@@ -10,7 +11,7 @@ import pytest
 import aioflow as flow
 from aioflow.client import _producer
 from aioflow.errors import QueueClosed, SpecMismatch
-from aioflow.testing._queue_stage import until
+from aioflow.testing._queue_stage import ints, until
 
 pytestmark = pytest.mark.anyio
 
@@ -111,3 +112,25 @@ async def test_a_lost_name_may_come_back() -> None:
             with pytest.raises(flow.EndOfQueue) as caught:
                 await late.dequeue()
             assert [lost.name for lost in caught.value.lost_producers] == ["p"]
+
+
+async def test_a_server_logs_a_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """Who left by an exception, or with its session, in one line each; an embedded session logs nothing."""
+    q = ints(10, shared_name="train")
+    async with flow.Server({"local": ["inproc://losses"]}) as server:
+        for session in (flow.Session(), flow.Session(server)):
+            async with session:
+                async with q.producer("fine"), q.producer("stays"):
+                    with pytest.raises(ValueError, match="the file"):
+                        async with q.producer("loader-3"):
+                            raise ValueError("the file\nis truncated")
+                await q.delete()
+                await q.producer("left").__aenter__()
+    assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
+        (
+            "aioflow.server",
+            logging.WARNING,
+            "queue 'train' lost producer 'loader-3': ValueError: the file is truncated",
+        ),
+        ("aioflow.server", logging.WARNING, "queue 'train' lost producer 'left': its session was closed"),
+    ]

@@ -391,3 +391,29 @@ def test_who_is_back_is_not_lost(resources: Resources) -> None:
     queue.machine.close()
     get = queue.machine.dequeue(1)
     assert outcomes(queue)[get].lost_producers == ()
+
+
+def test_a_loss_is_told_when_it_counts() -> None:
+    """Once: at once, or when rejoin_s has passed; not of who is back in time, nor of who leaves in order."""
+    told: list[tuple[str, str, str]] = []
+    resources = Resources(
+        np.random.default_rng,
+        session_s=SESSION_S,
+        on_lost=lambda queue, lost: told.append((queue, lost.name, lost.reason)),
+    )
+    queue = resources.attach("a", ref())
+    for name, rejoin_s in (("p", 0), ("back", 10), ("late", 10), ("silent", 0), ("fine", 0)):
+        join(queue, name, "a" if name == "silent" else "b", rejoin_s=rejoin_s)
+    queue.leave("fine", None, 0.0)
+    queue.leave("p", LostProducer("p", "crash"), 0.0)
+    assert told == [("queue 'q'", "p", "crash")]
+    queue.leave("back", LostProducer("back", "crash"), 0.0)
+    queue.leave("late", LostProducer("late", "late"), 0.0)
+    join(queue, "back", "b")
+    resources.expire(9.0)
+    assert len(told) == 1
+    resources.expire(10.0)
+    assert told[1:] == [("queue 'q'", "late", "late")]
+    resources.silence("a", 11.0, "no beat")
+    resources.detach("a", 12.0, "over")
+    assert told[2:] == [("queue 'q'", "silent", "no beat")]
