@@ -13,6 +13,7 @@ import anyio
 from aioflow.cluster import Server
 from aioflow.errors import ConnectFailed
 from aioflow.names import address_scheme
+from aioflow.runtime import SessionConfig
 
 if TYPE_CHECKING:
     import argparse
@@ -42,16 +43,36 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="ADDRESS",
         help="ipc:///path, tcp://127.0.0.1:port or 127.0.0.1:port; port 0 chooses one (default: %(default)s)",
     )
-    parser.set_defaults(run=lambda arguments: anyio.run(_serve, arguments.bind))
+    defaults = SessionConfig()
+    parser.add_argument(
+        "--lost-s",
+        type=float,
+        default=defaults.lost_s,
+        metavar="SECONDS",
+        help="after how long without a sign of life a client counts as lost (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--session-s",
+        type=float,
+        default=defaults.session_s,
+        metavar="SECONDS",
+        help="how long a lost client may come back, and how long a drained queue without clients stays "
+        "(default: %(default)s)",
+    )
+    parser.set_defaults(run=_run)
 
 
-async def _serve(address: str) -> int:
+def _run(arguments: argparse.Namespace) -> int:
+    return anyio.run(_serve, arguments.bind, SessionConfig(lost_s=arguments.lost_s, session_s=arguments.session_s))
+
+
+async def _serve(address: str, config: SessionConfig) -> int:
     _keep_freed_memory()
     _allow_descriptors()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         if address_scheme(address) == "inproc":
             raise ConnectFailed(f"{address!r} reaches no other process; serve at ipc:///path or tcp://127.0.0.1:port")
-        async with Server({"local": [address]}) as server, anyio.create_task_group() as tasks:
+        async with Server({"local": [address]}, config=config) as server, anyio.create_task_group() as tasks:
             print(f"aioflow serves at {server.address}", flush=True)
             tasks.start_soon(_stop_at, signals, tasks.cancel_scope)
             await server.join()

@@ -51,11 +51,21 @@ class SessionConfig:
     session_s: float = 60
 
     def __post_init__(self) -> None:
-        """Refuse durations that are not above zero.
+        """Refuse durations that cannot work.
 
         Raises:
-            SpecMismatch: A duration is zero or negative.
+            SpecMismatch: A duration is zero or negative, `heartbeat_s` not below `lost_s`, or `session_s` below it.
         """
         for name in ("connect_s", "heartbeat_s", "lost_s", "session_s"):
             if not getattr(self, name) > 0:
                 raise SpecMismatch(f"{name} is {getattr(self, name)}; expected seconds above 0")
+        if self.heartbeat_s >= self.lost_s:
+            raise SpecMismatch(
+                f"heartbeat_s is {self.heartbeat_s} and lost_s {self.lost_s}; expected heartbeat_s below lost_s: "
+                "else a client counts as lost between two beats"
+            )
+        if self.session_s < self.lost_s:
+            raise SpecMismatch(
+                f"session_s is {self.session_s} and lost_s {self.lost_s}; expected at least lost_s: else a session is "
+                "over before it counts as lost"
+            )

@@ -281,7 +281,14 @@ def test_the_command_says_what_is_wrong(run_program: Callable[..., Any], serve: 
         assert program.output.startswith(f"aioflow: {part}: ")
         assert program.output.count("\n") == 1
         assert bind in program.output
-    program = run_program("-m", "aioflow", "serve", "--no-such-option")
-    assert program.finish() == 2
-    assert "usage: aioflow" in program.output
+    for option, value, part in [("--session-s", "2", "lost_s 3"), ("--lost-s", "1", "heartbeat_s is 1")]:
+        program = run_program("-m", "aioflow", "serve", "--bind", address, option, value)
+        assert program.finish() == 1, program.output
+        assert program.output.startswith("aioflow: SpecMismatch: ")
+        assert program.output.count("\n") == 1
+        assert part in program.output
+    for arguments in (["--no-such-option"], ["--session-s", "long"]):
+        program = run_program("-m", "aioflow", "serve", *arguments)
+        assert program.finish() == 2
+        assert "usage: aioflow" in program.output
     assert server.end_by(2)[0] == 0

@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 TEST_S = 30.0
 ENDED_S = 2.0  # within which a server has ended after a signal
-IMPATIENT = flow.SessionConfig(session_s=0.5)  # of a client that does not wait long for another server
+# Of a client that does not wait long for another server.
+IMPATIENT = flow.SessionConfig(heartbeat_s=0.1, lost_s=0.5, session_s=0.5)
 
 
 @pytest.fixture

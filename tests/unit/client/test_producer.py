@@ -61,7 +61,7 @@ async def test_the_error_of_the_block_stays_the_error(fake_queue: Any) -> None:
 
 async def test_a_name_in_use_is_refused_after_a_while() -> None:
     """A name in use waits lost_s + 1 s for its holder to go, and then is an error that says what to do."""
-    config = flow.SessionConfig(lost_s=0.05)
+    config = flow.SessionConfig(heartbeat_s=0.01, lost_s=0.05)
     queue = flow.FIFOQueue(10, "int64", ())
     with anyio.fail_after(TEST_S):
         async with flow.Session(config=config), queue.producer("p"):

@@ -22,6 +22,7 @@ from aioflow.testing._queue_stage import ints, refused, start, until
 pytestmark = pytest.mark.anyio
 
 TEST_S = 10.0
+IMPATIENT = flow.SessionConfig(heartbeat_s=0.001, lost_s=0.01, session_s=0.01)
 
 
 async def test_another_thread_is_refused() -> None:
@@ -96,6 +97,11 @@ async def test_what_does_not_exist_yet_is_refused() -> None:
     for name in ("connect_s", "heartbeat_s", "lost_s", "session_s"):
         with refused(flow.SpecMismatch, name):
             dataclasses.replace(flow.SessionConfig(), **{name: 0})  # type: ignore[arg-type]
+    with refused(flow.SpecMismatch, "heartbeat_s is 1", "lost_s 1", "between two beats"):
+        flow.SessionConfig(lost_s=1)
+    with refused(flow.SpecMismatch, "session_s is 2", "lost_s 3", "before it counts as lost"):
+        flow.SessionConfig(session_s=2)
+    flow.SessionConfig(heartbeat_s=0.9, lost_s=1, session_s=1)
     with refused(flow.SpecMismatch, "at_least_once"):
         ints(delivery="at_least_once")
     with refused(flow.SpecMismatch, "durable"):
@@ -176,7 +182,7 @@ async def test_deleted_queues_are_forgotten() -> None:
 async def test_the_error_of_an_ended_session_does_not_grow() -> None:
     """A loop that tries again after a loss raises a new error each time, not one with all tracebacks so far."""
     async with flow.Server({"local": ["inproc://grows"]}) as server:
-        session = await flow.Session(server, config=flow.SessionConfig(session_s=0.01)).open()
+        session = await flow.Session(server, config=IMPATIENT).open()
     q = ints().on(session)
     errors = []
     with pytest.raises(flow.ConnectionLost):  # of a call that waited; the others do not
