@@ -8,6 +8,8 @@ Where to read next: `client/` is what users hold, `queues/_machine.py` the rules
 goes over the wire, `errors.py` everything that can be raised.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from aioflow.client import (
     Batches,
     FIFOQueue,
@@ -111,3 +113,15 @@ __all__ = [
     "device",
     "lookup",
 ]
+
+__version__: str
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Look the version up when it is asked for: reading the distribution's metadata takes milliseconds."""
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415
+
+            return version("aioflow-mq")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

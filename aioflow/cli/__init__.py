@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.metadata import version
 
 from aioflow.cli._serve import add_serve
 from aioflow.errors import AioflowError
@@ -18,6 +19,7 @@ __all__ = ["main"]
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="aioflow", description="Queues of tensors between processes.")
+    parser.add_argument("--version", action="version", version=f"aioflow {version('aioflow-mq')}")
     add_serve(parser.add_subparsers(required=True, metavar="COMMAND"))
     parsed = parser.parse_args(arguments)
     try:

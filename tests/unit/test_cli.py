@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -36,3 +37,13 @@ def test_settings_of_a_server(
     assert main(["serve", "--bind", "ipc:///tmp/x", *arguments]) == 1
     assert made == [config]
     assert capsys.readouterr().err == "aioflow: AddressInUse: enough\n"
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """`aioflow --version` and `aioflow.__version__` are that of the distribution."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"aioflow {flow.__version__}\n"
+    assert flow.__version__ == metadata.version("aioflow-mq")
+    assert not hasattr(flow, "__versions__")
