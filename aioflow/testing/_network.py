@@ -121,7 +121,13 @@ class SimulatedNetwork:
         return [end for node in self._nodes.values() for end in node.ends if end.is_open and end.link[0] == node.name]
 
     def connect(
-        self, source: str, target: str, handler: EndHandler, on_open: Callable[[], None] | None = None
+        self,
+        source: str,
+        target: str,
+        handler: EndHandler,
+        on_open: Callable[[], None] | None = None,
+        *,
+        traced: bool = True,
     ) -> SimulatedEnd:
         """Connect two nodes; what is sent at once arrives after the acceptance. A refusal is told as a loss.
 
@@ -130,6 +136,7 @@ class SimulatedNetwork:
             target: The node that accepts.
             handler: Who is told what arrives.
             on_open: Called when the connection was accepted.
+            traced: Whether its messages are in the trace.
         """
         link = source, target
         number = self._connects[link] = self._connects.get(link, 0) + 1
@@ -138,6 +145,7 @@ class SimulatedNetwork:
         near = SimulatedEnd(self, self.node(source), name, link, place % TABLE)
         far = SimulatedEnd(self, self.node(target), target, link, (place >> 16) % TABLE)
         near.other, far.other = far, near
+        near.is_traced = far.is_traced = traced
         near.handler = handler
         far.push(partial(self._accept, on_open))
         return near
@@ -242,7 +250,8 @@ class SimulatedNetwork:
         if not isinstance(item, list):
             item(end)
         elif end.handler is not None:
-            self.trace.append((self.now, end.other.name, end.name, item))
+            if end.is_traced:
+                self.trace.append((self.now, end.other.name, end.name, item))
             end.handler.received(item)
 
     def _accept(self, on_open: Callable[[], None] | None, end: SimulatedEnd) -> None:

@@ -78,11 +78,25 @@ class SimulatedEnd:
         name: The node's name, for the trace; with a number behind it when the node connects again to the same other.
         other: The other end.
         handler: Who is told what arrives; None before the acceptance and after the end.
+        is_traced: Whether the messages of its connection are in the trace.
         is_open: Whether what is sent now can arrive. A lost connection is not open before its ends know of it.
         inbox: What is on its way here: messages, and what else happens to the connection, in order.
     """
 
-    __slots__ = ("_cursor", "_network", "_turn", "handler", "held", "inbox", "is_open", "link", "name", "node", "other")
+    __slots__ = (
+        "_cursor",
+        "_network",
+        "_turn",
+        "handler",
+        "held",
+        "inbox",
+        "is_open",
+        "is_traced",
+        "link",
+        "name",
+        "node",
+        "other",
+    )
 
     def __init__(
         self, network: SimulatedNetwork, node: SimulatedNode, name: str, link: tuple[str, str], cursor: int
@@ -94,7 +108,7 @@ class SimulatedEnd:
         self.name = name
         self.other: SimulatedEnd
         self.handler: EndHandler | None = None
-        self.is_open = True
+        self.is_open = self.is_traced = True
         self.inbox: deque[list[Frame] | Callable[[SimulatedEnd], None]] = deque()
         self.held = 0  # turns that a partition has stopped
         self.link = link

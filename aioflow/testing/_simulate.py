@@ -12,8 +12,9 @@ from unittest import mock
 
 import numpy as np
 
-from aioflow.cluster import Server
+from aioflow.cluster import Server, _server
 from aioflow.cluster._codec import decode
+from aioflow.cluster._sessions import no_page
 from aioflow.errors import RemoteProtocolError
 from aioflow.runtime import every_call_gives_a_turn, on_asyncio
 from aioflow.testing._faults import Faults, check_run, inject_faults
@@ -133,6 +134,8 @@ def _run(
         stack.enter_context(use_transport("sim", SimulatedTransport(network)))
         stack.enter_context(every_call_gives_a_turn())
         stack.enter_context(_seeded(seed))
+        # Nodes are hosts of their own, which share no memory; and the path of a page differs from run to run.
+        stack.enter_context(mock.patch.object(_server, "_make_page", no_page))
         runner = asyncio.Runner(loop_factory=lambda: SimulatedLoop(network, seed, limit_s))
         try:
             runner.run(program(network))

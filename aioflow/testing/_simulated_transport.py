@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -304,7 +305,8 @@ class SimulatedTransport:
             ConnectFailed: The address is malformed.
         """
         source, target = _node.get(), _check(address)
-        return SimulatedBeats(lambda beats: self._network.connect(source, target, beats), make, read, every_s)
+        connect = partial(self._network.connect, source, target, traced=False)  # beats would fill the trace
+        return SimulatedBeats(connect, make, read, every_s)
 
 
 def _check(address: str) -> str:

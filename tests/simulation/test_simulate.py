@@ -233,6 +233,23 @@ def test_a_lost_connection_is_no_failure() -> None:
         assert numbers == [0, 1, 2, 3, 4]
 
 
+def test_beats_are_left_out_of_a_trace() -> None:
+    """However long nothing happened, what did is there; the trace has its end, of a thousand events."""
+
+    async def main() -> None:
+        async with flow.Session("sim://queues"):
+            await flow.FIFOQueue(8, ["int64"], [()], shared_name="samples").enqueue(1)
+            await asyncio.sleep(1200)
+            raise LookupError
+
+    with pytest.raises(LookupError) as caught:
+        simulate(main, seed=0, servers=["queues"])
+    (note,) = caught.value.__notes__
+    assert "main -> queues: Put(" in note
+    assert "Beat(" not in note
+    assert "Heard(" not in note
+
+
 def test_a_restarted_server_is_there_again_and_empty() -> None:
     """Another session finds it so."""
 
