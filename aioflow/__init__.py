@@ -25,6 +25,7 @@ from aioflow.client import (
     lookup,
 )
 from aioflow.cluster import ClusterSpec, Server
+from aioflow.devices import DeviceInfo, GPUOptions
 from aioflow.errors import (
     AddressInUse,
     AioflowError,
@@ -60,7 +61,7 @@ from aioflow.errors import (
     VersionMismatch,
 )
 from aioflow.queues import QueueStats
-from aioflow.runtime import GPUOptions, SessionConfig
+from aioflow.runtime import SessionConfig
 
 __all__ = [
     "AddressInUse",
@@ -71,6 +72,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "DeviceError",
+    "DeviceInfo",
     "DeviceOutOfMemory",
     "DeviceUnavailable",
     "EndOfQueue",

@@ -249,7 +249,19 @@ class DeviceUnavailable(DeviceError):
 
 
 class DeviceOutOfMemory(DeviceError):
-    """An allocation exceeds a device's limit; says what was asked, what is held, and the limit."""
+    """An allocation exceeds a device's limit; what is held stays as it is.
+
+    Attributes:
+        asked: Bytes that were to be allocated.
+        held: Bytes that are held on the device.
+        limit: Bytes that may be held there.
+    """
+
+    def __init__(self, message: str, *, asked: int = 0, held: int = 0, limit: int = 0) -> None:
+        super().__init__(message)
+        self.asked = asked
+        self.held = held
+        self.limit = limit
 
 
 class StorageError(AioflowError):

@@ -10,6 +10,7 @@ import argparse
 import sys
 from importlib.metadata import version
 
+from aioflow.cli._devices import add_devices
 from aioflow.cli._serve import add_serve
 from aioflow.errors import AioflowError
 
@@ -20,7 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="aioflow", description="Queues of tensors between processes.")
     parser.add_argument("--version", action="version", version=f"aioflow {version('aioflow-mq')}")
-    add_serve(parser.add_subparsers(required=True, metavar="COMMAND"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_devices(commands)
+    add_serve(commands)
     parsed = parser.parse_args(arguments)
     try:
         code: int = parsed.run(parsed)

@@ -7,7 +7,7 @@ in this process, and `aioflow.cluster` has the one behind a connection.
 from aioflow.runtime._background import Background
 from aioflow.runtime._cancellation import begin_call, every_call_gives_a_turn, finish, give_turn, is_turn_due
 from aioflow.runtime._clock import event_loop_clock, now
-from aioflow.runtime._config import GPUOptions, SessionConfig
+from aioflow.runtime._config import SessionConfig
 from aioflow.runtime._embedded import EmbeddedHost
 from aioflow.runtime._host import (
     Call,
@@ -27,7 +27,6 @@ __all__ = [
     "Background",
     "Call",
     "EmbeddedHost",
-    "GPUOptions",
     "Host",
     "LoopThread",
     "Request",

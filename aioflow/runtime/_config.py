@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from aioflow.devices import GPUOptions
 from aioflow.errors import SpecMismatch
 
-__all__ = ["GPUOptions", "SessionConfig"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GPUOptions:
-    """How a process uses its GPUs (names and meaning as in TensorFlow 1.x).
-
-    Attributes:
-        per_process_gpu_memory_fraction: Share of each visible device's memory; None is no limit.
-        allow_growth: Take memory as it is needed instead of all of the limit at the start.
-        visible_device_list: Comma-separated numbers of the devices to use; empty is all.
-    """
-
-    per_process_gpu_memory_fraction: float | None = None
-    allow_growth: bool = True
-    visible_device_list: str = ""
+__all__ = ["SessionConfig"]
 
 
 @dataclass(frozen=True, slots=True)

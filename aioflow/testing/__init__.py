@@ -1,6 +1,7 @@
 """What aioflow is tested with, for those who extend it or test pipelines of their own. Needs Hypothesis.
 
-`check_queue` and `check_transport` are the conformance suites: run them on a session or a transport of yours.
+`check_queue`, `check_transport` and `check_device` are the conformance suites: run them on a session, a transport or a
+device of yours.
 `simulate` runs a program in virtual time on a network that a seed decides; `SimulatedNetwork` is that network alone,
 and `check_sessions` runs the sessions of a server and its clients on it.
 `QueueModel` is a queue in slow, obvious code, and `QueuePair` compares a machine with it, event by event. The rest are
@@ -8,6 +9,7 @@ Hypothesis strategies.
 """
 
 from aioflow.testing._check_sessions import check_sessions
+from aioflow.testing._device_suite import DEVICE_CHECKS, check_device
 from aioflow.testing._faults import Decision, Faults, check_run, inject_faults, minimise
 from aioflow.testing._machine_suite import QueuePair, check_invariants
 from aioflow.testing._model import ModelElement, ModelOutcome, QueueModel, pad_batch
@@ -32,6 +34,7 @@ from aioflow.testing._strategies import (
 from aioflow.testing._transport_suite import TRANSPORT_CHECKS, check_transport
 
 __all__ = [
+    "DEVICE_CHECKS",
     "QUEUE_CHECKS",
     "SHARED_QUEUE_CHECKS",
     "TRANSPORT_CHECKS",
@@ -46,6 +49,7 @@ __all__ = [
     "SimulatedEnd",
     "SimulatedNetwork",
     "SimulatedNode",
+    "check_device",
     "check_invariants",
     "check_queue",
     "check_run",
