@@ -166,7 +166,7 @@ class _CpuEngine:
             return leaf, event
         self.note("get", name)
         host = np.empty_like(leaf)
-        return host, _Copy(leaf, host, self._state.take_fault("get"))
+        return host, _Copy(event, leaf, host, self._state.take_fault("get"))
 
     def lend(self, leaf: Any) -> Any:
         return leaf
@@ -205,12 +205,14 @@ class _Copy:
 
     is_done = False
 
-    def __init__(self, source: Any, host: Any, error: Exception | None) -> None:
+    def __init__(self, event: Event, source: Any, host: Any, error: Exception | None) -> None:
+        self._event = event
         self._source = source
         self._host = host
         self._error = error
 
     def wait(self) -> None:
+        self._event.wait()
         if self._error is not None:
             raise self._error
         np.copyto(self._host, self._source)

@@ -173,7 +173,8 @@ class Engine(Protocol):
         """Begin to copy a leaf of a value to the host, after an event.
 
         Returns:
-            The leaf on the host, and the event at which it is complete; for what is no array, the same leaf and event.
+            The leaf on the host, and the event at which it is complete, which comes after the one that was given; for
+            what is no array, the same leaf and event.
         """
         ...
 

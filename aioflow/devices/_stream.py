@@ -295,6 +295,7 @@ class Stream:
                 if want_value:
                     kept.append(launch.value)
                     host = map_leaves(partial(self._begin_get, source, events), kept[0])
+                    del events[: len(events) > 1]  # copies come after it
             except BaseException as raised:  # noqa: BLE001 - given to whoever waits
                 error = _bare(raised)
         self.waiter.submit(partial(_end_wait, source, events, kept, host, error, callback))

@@ -49,10 +49,10 @@ def test_copies_overlap_with_kernels(cupy: Any) -> None:
     issued, done = threading.Event(), threading.Event()
 
     def work(x: Any) -> Any:
-        marks["kernels"].record()
+        marks["kernels"].record(cupy.cuda.get_current_stream())
         for _ in range(200):
             x = cupy.sqrt(x * x + 1)
-        marks["kernels end"].record()
+        marks["kernels end"].record(cupy.cuda.get_current_stream())
         issued.set()
         return x
 
@@ -61,9 +61,9 @@ def test_copies_overlap_with_kernels(cupy: Any) -> None:
         argument = stream.launch(lambda x: x, [LARGE])
         stream.when_done(stream.launch(work, [argument]), lambda *_: done.set(), want_value=False)
         assert issued.wait(BOUND_S)
-        copies.launch(marks["copy"].record)
+        copies.launch(lambda: marks["copy"].record(cupy.cuda.get_current_stream()))
         gpu.put(np.ones(1 << 20, np.float32))
-        copies.launch(marks["copy end"].record)
+        copies.launch(lambda: marks["copy end"].record(cupy.cuda.get_current_stream()))
         assert done.wait(BOUND_S)
     for mark in marks.values():
         mark.synchronize()
