@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["CpuDevice", "TraceEntry", "is_movable"]
 
 STREAMS = 4
+# So many entries of a trace are kept: the work of any test, and no more memory than that of a process that runs on.
+TRACE_MAX = 100_000
 POINTS = ("put", "launch", "event", "get")
 
 
@@ -59,7 +61,7 @@ class CpuDevice:
         memory_limit: Bytes that values may hold; None is no limit.
 
     Attributes:
-        trace: What happened, in order, for tests.
+        trace: What happened, in order, for tests; the last 100,000 entries.
     """
 
     def __init__(self, name: str | DeviceName, *, streams: int = STREAMS, memory_limit: int | None = None) -> None:
@@ -121,7 +123,7 @@ class _State:
     def __init__(self, name: DeviceName, memory_limit: int | None) -> None:
         self.accounts = Accounts(name, memory_limit)
         self.faults: dict[str, deque[Exception]] = {point: deque() for point in POINTS}
-        self.trace: list[TraceEntry] = []
+        self.trace: deque[TraceEntry] = deque(maxlen=TRACE_MAX)
 
     def take_fault(self, point: str) -> Exception | None:
         with suppress(IndexError):

@@ -41,6 +41,8 @@ __all__ = ["CudaDevice", "count_devices"]
 STREAMS = 4
 # Of each device: two batches of 64 MB each way. Beyond it copies are made all the same, through the driver's buffers.
 PINNED_BYTES_MAX = 256 << 20
+# What is left to others on a card of which all is taken at the start, at least: a twentieth of it, or this (TensorFlow's).
+REST_BYTES = 300 << 20
 # CuPy's pool hands memory out in multiples of this.
 ALLOCATION_BYTES = 512
 
@@ -83,10 +85,13 @@ class CudaDevice:
             with cupy.cuda.Device(ordinal):
                 to_host = cupy.cuda.Stream(non_blocking=True)
                 engines = [_CudaEngine(self, self._pinned, ordinal, to_host) for _ in range(streams + 1)]
-                self._total: int = cupy.cuda.Device(ordinal).mem_info[1]
+                free, self._total = cupy.cuda.Device(ordinal).mem_info
                 properties = cupy.cuda.runtime.getDeviceProperties(ordinal)
                 if options.per_process_gpu_memory_fraction is not None:
                     self._pool.set_limit(fraction=options.per_process_gpu_memory_fraction)
+                elif not options.allow_growth:
+                    free += self._pool.total_bytes() - max(REST_BYTES, self._total // 20)
+                    self._pool.set_limit(size=max(ALLOCATION_BYTES, free))
         except CUDARuntimeError as error:
             raise DeviceUnavailable(f"{name}: CUDA refuses device {ordinal}: {error}") from error
         self._description: str = properties["name"].decode()

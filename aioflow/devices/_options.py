@@ -15,7 +15,8 @@ class GPUOptions:
 
     Attributes:
         per_process_gpu_memory_fraction: Share of each visible device's memory, above 0 and at most 1; None is no limit.
-        allow_growth: Take memory as it is needed instead of all of the limit at the start.
+        allow_growth: Take memory as it is needed instead of all of the limit at the start; without a limit, all that is
+            free then but for a rest.
         visible_device_list: Comma-separated numbers of the devices to use; empty is all. The first of them is GPU:0.
     """
 
@@ -27,16 +28,13 @@ class GPUOptions:
         """Refuse what no device could follow.
 
         Raises:
-            SpecMismatch: A fraction is not within its bounds, or missing where all of it is to be taken at the start;
-                or the list is none of distinct numbers.
+            SpecMismatch: The fraction is not within its bounds, or the list is none of distinct numbers.
         """
         fraction = self.per_process_gpu_memory_fraction
         if fraction is not None and not 0 < fraction <= 1:
             raise SpecMismatch(
                 f"per_process_gpu_memory_fraction is {fraction}; expected above 0 and at most 1, or None"
             )
-        if fraction is None and not self.allow_growth:
-            raise SpecMismatch("allow_growth=False takes the limit at the start: give per_process_gpu_memory_fraction")
         numbers = self.visible_devices
         if numbers is not None and len(set(numbers)) < len(numbers):
             raise SpecMismatch(f"visible_device_list {self.visible_device_list!r} names a device twice")

@@ -162,7 +162,7 @@ class Device:
 
 
 def _set_limit(size: int = 0, fraction: float | None = None) -> None:
-    state.calls.append(("set_limit", fraction))
+    state.calls.append(("set_limit", fraction or size))
     state.limit(int(TOTAL_BYTES * fraction) if fraction else size)
 
 

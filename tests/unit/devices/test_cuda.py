@@ -163,6 +163,14 @@ def test_the_limit_is_a_fraction_and_may_be_taken_at_once() -> None:
     assert state.of("set_limit", "alloc") == [("set_limit", 0.5), ("alloc", 1, TOTAL_BYTES // 2)]
 
 
+def test_without_a_fraction_what_is_free_is_taken_at_once_but_for_a_rest() -> None:
+    """As in TensorFlow: 300 MiB of a small card are left, a twentieth of a large one."""
+    with _open(gpu_options=GPUOptions(allow_growth=False)) as gpu:
+        taken = TOTAL_BYTES - (300 << 20)
+        assert gpu.memory().limit == taken
+    assert state.of("set_limit", "alloc") == [("set_limit", taken), ("alloc", 1, taken)]
+
+
 def test_devices_are_those_that_are_visible() -> None:
     """Their numbers are those of the list; too many are refused, and none there is no error unless some are wanted."""
     gpus = open_devices(gpu_options=GPUOptions(visible_device_list="1,0")).devices[1:]

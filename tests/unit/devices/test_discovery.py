@@ -83,7 +83,6 @@ def test_closing_goes_on_behind_an_error() -> None:
     [
         {"per_process_gpu_memory_fraction": 0.0},
         {"per_process_gpu_memory_fraction": 1.5},
-        {"allow_growth": False},
         {"visible_device_list": "0,x"},
         {"visible_device_list": "1,1"},
     ],
