@@ -20,8 +20,6 @@ from aioflow.client import (
     RandomShuffleQueue,
     Session,
     Writer,
-    container,
-    device,
     lookup,
 )
 from aioflow.cluster import ClusterSpec, Server
@@ -60,6 +58,22 @@ from aioflow.errors import (
     UnknownOp,
     VersionMismatch,
 )
+from aioflow.graph import (
+    Graph,
+    Node,
+    Op,
+    Output,
+    constant,
+    container,
+    control_dependencies,
+    device,
+    group,
+    identity,
+    name_scope,
+    op,
+    placeholder,
+    variable_scope,
+)
 from aioflow.queues import QueueStats
 from aioflow.runtime import SessionConfig
 
@@ -78,15 +92,19 @@ __all__ = [
     "EndOfQueue",
     "FIFOQueue",
     "GPUOptions",
+    "Graph",
     "GraphCycle",
     "GraphError",
     "LocalProtocolError",
     "LostProducer",
     "NoSession",
+    "Node",
     "NodeFailed",
     "NotFound",
     "NotInitialised",
+    "Op",
     "OperationCancelled",
+    "Output",
     "PaddingFIFOQueue",
     "PlacementError",
     "PriorityQueue",
@@ -111,9 +129,17 @@ __all__ = [
     "UnknownOp",
     "VersionMismatch",
     "Writer",
+    "constant",
     "container",
+    "control_dependencies",
     "device",
+    "group",
+    "identity",
     "lookup",
+    "name_scope",
+    "op",
+    "placeholder",
+    "variable_scope",
 ]
 
 __version__: str

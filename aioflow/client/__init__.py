@@ -4,7 +4,6 @@ from aioflow.client._batches import Batches
 from aioflow.client._kinds import FIFOQueue, PaddingFIFOQueue, PriorityQueue, RandomShuffleQueue, lookup
 from aioflow.client._producer import Producer
 from aioflow.client._queue import Queue
-from aioflow.client._scopes import container, device
 from aioflow.client._session import Session, current_session
 from aioflow.client._writer import Writer
 
@@ -18,8 +17,6 @@ __all__ = [
     "RandomShuffleQueue",
     "Session",
     "Writer",
-    "container",
     "current_session",
-    "device",
     "lookup",
 ]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 import operator
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from aioflow.client._batches import Batches
 from aioflow.client._producer import Producer
-from aioflow.client._scopes import current_container, current_device
+from aioflow.client._queue_nodes import QueueNodes
 from aioflow.client._session import current_session
 from aioflow.client._values import to_user
 from aioflow.client._writer import Writer
-from aioflow.errors import SpecMismatch
+from aioflow.errors import ConnectionLost, SpecMismatch
+from aioflow.graph import Colocation, current_container, current_device
 from aioflow.names import DeviceName, check_shared_name
 from aioflow.queues import QueueDefinition, QueueStats, Segment
 from aioflow.resources import QueueKey, QueueRef
-from aioflow.runtime import begin_call, complete, complete_get, complete_put
+from aioflow.runtime import Taken, begin_call, complete, complete_get, complete_put, hold_get
 from aioflow.specs import to_columns
 
 if TYPE_CHECKING:
@@ -57,15 +59,24 @@ class Queue:
         self._shared = bool(shared_name)
         self._name = shared_name or f"_private:{os.getpid()}:{next(_private_numbers)}"
         self._container = current_container() if container is None else container
-        self._device = current_device()
-        if device is not None:
-            self._device = self._device.merge(DeviceName.parse(device))
+        self._device = DeviceName() if device is None else DeviceName.parse(device)
+        self._device = current_device(self, self._set_device)
         self._session: Session | None = None
 
     @property
     def name(self) -> str:
         """The shared name; for a private queue, a name that only messages show."""
         return self._name
+
+    @property
+    def type(self) -> str:
+        """The name of its class, such as `FIFOQueue`; what a device function sees."""
+        return type(self).__name__
+
+    @property
+    def device(self) -> str:
+        """The device that was given, and that the scopes around its definition gave."""
+        return str(self._device)
 
     @property
     def definition(self) -> QueueDefinition:
@@ -110,6 +121,11 @@ class Queue:
         if not 0 <= operator.index(index) < len(queues):
             raise SpecMismatch(f"index {index} is out of range: there are {len(queues)} queues")
         return queues[index]
+
+    @property
+    def nodes(self) -> QueueNodes:
+        """The same operations as nodes of a graph."""
+        return QueueNodes(self)
 
     # Puts
 
@@ -283,6 +299,15 @@ class Queue:
         host = self._bound_session().host
         return host, await self._find(host)
 
+    def _set_device(self, name: DeviceName) -> None:
+        self._device = name
+
+    def _colocation(self) -> Colocation | None:
+        """What nodes that use the queue have in common; none where it is bound to a session of its own."""
+        if self._session is not None:
+            return None
+        return Colocation(QueueKey(self._container, self._name), self._device)
+
     def _bound_session(self) -> Session:
         return self._session or current_session()
 
@@ -314,6 +339,26 @@ class Queue:
         columns = await complete_get(host.get(ref, count, up_to=up_to))
         host.seen.add(ref.key)
         return to_user(columns, ref.definition.element, single=False)
+
+    async def _hold(self, n: SupportsIndex, *, up_to: bool, single: bool) -> Taken:
+        """Take elements for a step of a graph, which acknowledges them; as components, without names."""
+        count = check_count(n)
+        host, ref = await self._begin()
+        if not single:
+            self._check_batch(ref.definition, count)
+        call = host.get(ref, count, up_to=up_to)
+        columns = await hold_get(call)
+        element = replace(ref.definition.element, names=None)
+
+        def acknowledge() -> None:
+            if not call.waiter.is_set:
+                call.withdraw()
+                raise ConnectionLost(
+                    f"what a step had taken from queue {self._name!r} went back to it when the connection was lost"
+                )
+            call.acknowledge()
+
+        return Taken(to_user(columns, element, single=single), acknowledge, call.withdraw)
 
     def _check_batch(self, definition: QueueDefinition, count: int) -> None:
         """Refuse a batch that this queue can never give."""

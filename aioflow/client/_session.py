@@ -6,19 +6,25 @@ import asyncio
 import os
 import sys
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import anyio.to_thread
 
+from aioflow.client._values import convert_feed
 from aioflow.cluster import RemoteHost, Server
+from aioflow.devices import open_devices
 from aioflow.errors import GraphError, NoSession, SessionClosed, SessionError
+from aioflow.graph import Graph
 from aioflow.names import normalise_address
-from aioflow.runtime import EmbeddedHost, SessionConfig, finish, on_asyncio
+from aioflow.runtime import EmbeddedHost, Executor, SessionConfig, begin_call, finish, on_asyncio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
+    from aioflow.devices import DeviceInfo
     from aioflow.runtime import Host
 
 __all__ = ["Session", "current_session"]
@@ -44,7 +50,7 @@ class Session:
         self,
         target: str | Server | None = None,
         *,
-        graph: None = None,
+        graph: Graph | None = None,
         config: SessionConfig | None = None,
         credentials: None = None,
     ) -> None:
@@ -53,17 +59,17 @@ class Session:
         Args:
             target: `inproc://name`, `ipc://path` or `tcp://host:port` of a server, or a `Server` of this process. None
                 is what the environment variable AIOFLOW_TARGET names, else an embedded host: queues in this process.
-            graph: Not available in this version.
+            graph: What `run` takes its fetches from; None for any graph.
             config: Settings; the defaults where None.
             credentials: Not available in this version.
 
         Raises:
-            GraphError: A graph was given.
+            GraphError: `graph` is none.
             SessionError: Credentials were given, or the target is neither an address nor a server.
             ConnectFailed: The target is no address.
         """
-        if graph is not None:
-            raise GraphError("this version of aioflow runs no graphs; leave graph= out")
+        if graph is not None and not isinstance(graph, Graph):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+            raise GraphError(f"graph= takes a flow.Graph, got {graph!r}")
         if credentials is not None:
             raise SessionError("this version of aioflow serves this host only and takes no credentials; leave them out")
         if target is None:
@@ -71,7 +77,10 @@ class Session:
         if target is not None and not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
             raise SessionError(f"a session's target is an address or a Server, got {target!r}")
         self._target = normalise_address(target) if isinstance(target, str) else target
+        self._graph = graph
         self._config = config or SessionConfig()
+        self._executor: Executor | None = None
+        self._opening = anyio.Lock()
         self._host: Host | None = None
         self._closed = False
         self._closing = anyio.Lock()
@@ -129,6 +138,8 @@ class Session:
                 for flush in list(self._flushes):
                     await flush()
             self._closed = True
+            if self._executor is not None:
+                await self._executor.close()
             await self._host.close()
 
     async def __aenter__(self) -> Self:
@@ -140,6 +151,58 @@ class Session:
     ) -> None:
         """Close the session."""
         await self.close()
+
+    async def run(self, fetches: Any, feed: Mapping[Any, Any] | None = None) -> Any:
+        """Run what some nodes of a graph need, each node once, and return their values.
+
+        Several steps of a session may run at once. Nodes start when all that they depend on is done: coroutines on the
+        event loop, plain functions on the threads of their device, GPU kernels on streams. While it runs, this session
+        is current for the kernels. A cancelled step starts nothing more, cancels its coroutines, and waits for kernels
+        that run on threads; what a dequeue node took goes back unless another node was started with it. Other effects
+        (elements that were put, variables that were assigned) stay.
+
+        Args:
+            fetches: A node, an output, or any nesting of lists, tuples and dicts of them.
+            feed: Values for placeholders, or in the place of other nodes' values.
+
+        Returns:
+            The values, in the nesting of the fetches; None for nodes that have none.
+
+        Raises:
+            GraphError: A fetch or a feed is no node of the graph, or a placeholder is not fed; nothing has run.
+            PlacementError: A node has no device; nothing has run.
+            SpecMismatch: A feed does not fit its placeholder; nothing has run.
+            NodeFailed: A kernel raised; names node, device and line, and has the exception as its cause.
+            AioflowError: One of aioflow's own errors of an operation in a node, as it is, with a note of the node.
+            SessionClosed: The session was closed while the step ran.
+        """
+        await begin_call()
+        _ = self.host
+        executor = self._executor or await self._open_executor()
+        token = _current.set(self)
+        try:
+            return await executor.run(fetches, feed, self._graph)
+        finally:
+            _current.reset(token)
+
+    async def devices(self) -> tuple[DeviceInfo, ...]:
+        """Return what devices there are: name, kind, memory limit in bytes, and the card's own name."""
+        _ = self.host
+        executor = self._executor or await self._open_executor()
+        return tuple(device.info() for device in executor.devices)
+
+    async def _open_executor(self) -> Executor:
+        if self._target is not None:
+            raise GraphError(
+                "this version runs graphs in embedded sessions only: open a Session() for the graph beside this, "
+                "and give its queues this session with queue.on(session).nodes"
+            )
+        async with self._opening:
+            if self._executor is None:
+                options = self._config.gpu_options
+                opened = await anyio.to_thread.run_sync(partial(open_devices, gpu_options=options))
+                self._executor = Executor(opened, self._config, convert_feed)
+            return self._executor
 
     @property
     def host(self) -> Host:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aioflow.specs import Strings
+from aioflow.specs import ElementSpec, Strings, to_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioflow.specs import Column, ElementSpec
+    from aioflow.specs import Column, TensorSpec
 
-__all__ = ["reader", "to_user"]
+__all__ = ["convert_feed", "reader", "to_user"]
 
 
 def to_user(columns: tuple[Column, ...], element: ElementSpec, *, single: bool, copy: bool = False) -> Any:
@@ -32,6 +32,16 @@ def reader(element: ElementSpec, *, single: bool, copy: bool = False) -> Callabl
     if element.names is not None:
         return lambda columns: element.join(tuple(map(read, columns, dtypes)))
     return lambda columns: tuple(map(read, columns, dtypes))
+
+
+def convert_feed(value: Any, spec: TensorSpec) -> Any:
+    """Return a value that was fed as what the specification says.
+
+    Raises:
+        SpecMismatch: It does not fit.
+    """
+    element = ElementSpec((spec,))
+    return to_user(to_columns((value,), element, many=False), element, single=True)
 
 
 def _read_row(column: Column, dtype: str) -> Any:

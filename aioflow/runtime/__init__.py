@@ -9,6 +9,7 @@ from aioflow.runtime._cancellation import begin_call, every_call_gives_a_turn, f
 from aioflow.runtime._clock import event_loop_clock, now
 from aioflow.runtime._config import SessionConfig
 from aioflow.runtime._embedded import EmbeddedHost
+from aioflow.runtime._executor import Executor
 from aioflow.runtime._host import (
     Call,
     Host,
@@ -18,8 +19,10 @@ from aioflow.runtime._host import (
     complete_get,
     complete_put,
     complete_request,
+    hold_get,
 )
 from aioflow.runtime._loop_thread import LoopThread, raise_owed_interrupt
+from aioflow.runtime._step import Taken
 from aioflow.runtime._timer import Timer
 from aioflow.runtime._waiter import Waiter, on_asyncio
 
@@ -27,10 +30,12 @@ __all__ = [
     "Background",
     "Call",
     "EmbeddedHost",
+    "Executor",
     "Host",
     "LoopThread",
     "Request",
     "SessionConfig",
+    "Taken",
     "Timer",
     "Waiter",
     "Withdrawn",
@@ -43,6 +48,7 @@ __all__ = [
     "every_call_gives_a_turn",
     "finish",
     "give_turn",
+    "hold_get",
     "is_turn_due",
     "now",
     "on_asyncio",

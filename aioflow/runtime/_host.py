@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from aioflow.runtime._waiter import Waiter
     from aioflow.specs import Column
 
-__all__ = ["Call", "Host", "Request", "Withdrawn", "complete", "complete_get", "complete_put", "complete_request"]
+__all__ = [
+    "Call",
+    "Host",
+    "Request",
+    "Withdrawn",
+    "complete",
+    "complete_get",
+    "complete_put",
+    "complete_request",
+    "hold_get",
+]
 
 
 class Withdrawn(AioflowError):
@@ -159,14 +169,19 @@ class Host(Protocol):
         ...
 
 
-async def complete_get(call: Call) -> tuple[Column, ...]:
-    """Wait for rows and acknowledge them; however else this ends, they go back."""
+async def hold_get(call: Call) -> tuple[Column, ...]:
+    """Wait for rows and do not acknowledge them yet; if this does not end well they go back."""
     try:
         await _settle(call)
-        columns = call.columns()
+        return call.columns()
     except BaseException:
         call.withdraw()
         raise
+
+
+async def complete_get(call: Call) -> tuple[Column, ...]:
+    """Wait for rows and acknowledge them; however else this ends, they go back."""
+    columns = await hold_get(call)
     call.acknowledge()
     return columns
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioflow.client import FIFOQueue, PaddingFIFOQueue, RandomShuffleQueue, container, lookup
+from aioflow.client import FIFOQueue, PaddingFIFOQueue, RandomShuffleQueue, lookup
 from aioflow.errors import (
     EndOfQueue,
     NoSession,
@@ -20,6 +20,7 @@ from aioflow.errors import (
     SessionError,
     SpecMismatch,
 )
+from aioflow.graph import container
 from aioflow.testing._queue_stage import fresh_name, ints, refused, start, until
 
 if TYPE_CHECKING:

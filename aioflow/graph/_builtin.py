@@ -1,0 +1,87 @@
+"""Ops that every graph has: placeholders, constants, identity, and groups of nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aioflow.errors import GraphError
+from aioflow.graph._op import Op
+from aioflow.graph._scopes import current_graph
+from aioflow.specs import TensorSpec, numpy_dtype, parse_dtypes, parse_shapes
+
+if TYPE_CHECKING:
+    from aioflow.graph._graph import Node, Output
+
+__all__ = ["constant", "group", "identity", "placeholder"]
+
+
+def _placeholder() -> None:
+    raise GraphError("a placeholder has no value of its own: feed it, as in session.run(fetches, feed={node: value})")
+
+
+def _constant(value: Any) -> Any:
+    return value
+
+
+def _group(*_: Any) -> None:
+    """Do nothing, after everything that it depends on."""
+
+
+PLACEHOLDER = Op(_placeholder, "placeholder", is_inline=True)
+CONSTANT = Op(_constant, "constant", is_inline=True)
+IDENTITY = Op(_constant, "identity", is_inline=True)
+GROUP = Op(_group, "group", num_outputs=0, is_inline=True)
+
+
+def placeholder(name: str = "placeholder", dtype: Any = None, shape: Any = None) -> Node:
+    """Make a node whose value each step is fed with.
+
+    Args:
+        name: Its name; made unique where the graph has it already.
+        dtype: As in a queue's `dtypes`; None takes any value as it is.
+        shape: Its shape, where a None is a dimension of any size; None is any shape. Not without a dtype.
+
+    Raises:
+        GraphError: No graph is current, or a shape came without a dtype.
+        SpecMismatch: The dtype or shape is none.
+    """
+    if dtype is None and shape is not None:
+        raise GraphError(f"placeholder {name!r} has shape={shape!r} and no dtype; give both")
+    node = current_graph().add(PLACEHOLDER, (), name=name)
+    if dtype is not None:
+        [dtype_name] = parse_dtypes([dtype])
+        shapes = None if shape is None else parse_shapes([shape], 1, partial=True)
+        node.spec = TensorSpec(dtype_name, None if shapes is None else shapes[0])
+    return node
+
+
+def constant(value: Any, dtype: Any = None, name: str = "constant") -> Node:
+    """Make a node of a value that never changes; lists of numbers become arrays, as in TensorFlow.
+
+    Raises:
+        GraphError: No graph is current.
+        SpecMismatch: The dtype is none.
+    """
+    if dtype is not None:
+        [dtype_name] = parse_dtypes([dtype])
+        value = np.asarray(value, dtype=None if dtype_name in {"str", "bytes"} else numpy_dtype(dtype_name))
+    elif isinstance(value, (list, tuple)):
+        value = np.asarray(value)
+    return current_graph().add(CONSTANT, (value,), name=name)
+
+
+def identity(value: Node | Output, name: str = "identity") -> Node:
+    """Make a node with the value of another one: it gets control dependencies where that one was made outside."""
+    return current_graph().add(IDENTITY, (value,), name=name)
+
+
+def group(*nodes: Node | Output, name: str = "group") -> Node:
+    """Make a node without a value that has run when all of these have."""
+    graph = current_graph()
+    made = graph.add(GROUP, (), name=name)
+    for given in nodes:
+        graph.check(given.node)
+    made.controls = tuple(dict.fromkeys((*made.controls, *(given.node for given in nodes))))
+    return made

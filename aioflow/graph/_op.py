@@ -1,0 +1,148 @@
+"""Ops: a function for each kind of device, which makes a node where it is called in a graph."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from aioflow.errors import GraphError
+from aioflow.graph._scopes import current_graph
+
+if TYPE_CHECKING:
+    from aioflow.graph._graph import Node
+
+__all__ = ["Op", "op"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Outputs of one op: the widest elements of a queue have as many components.
+OUTPUTS_MAX = 1024
+
+
+class Op:
+    """An operation. Called in a graph it makes a node; `.fn` is the plain function, to be called anywhere.
+
+    Attributes:
+        fn: The CPU kernel. A coroutine function runs on the event loop, a plain one on the device's inter-op threads.
+        name: What nodes are named after.
+        path: Module and name, by which a graph on the wire names it.
+        num_outputs: How many values it returns: a tuple where there are several, None where there are none.
+        kernels: The kernel for each device kind, such as `CPU`.
+        is_coroutine: Whether the CPU kernel is one.
+        is_inline: Whether its plain kernel is so short that it runs on the event loop.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], name: str = "", *, num_outputs: int = 1, is_inline: bool = False
+    ) -> None:
+        if not 0 <= num_outputs <= OUTPUTS_MAX:
+            raise GraphError(f"num_outputs is {num_outputs}; expected 0 to {OUTPUTS_MAX}")
+        self.fn = fn
+        self.name = name or getattr(fn, "__name__", type(fn).__name__).strip("<>_") or "op"
+        self.path = f"{fn.__module__}:{getattr(fn, '__qualname__', self.name)}"
+        self.num_outputs = num_outputs
+        self.kernels: dict[str, Callable[..., Any]] = {"CPU": fn}
+        self.is_inline = is_inline
+        self.is_coroutine = inspect.iscoroutinefunction(fn)
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+        self._signature = inspect.signature(fn)
+        self._positional = _positional_range(self._signature)
+
+    def kernel(self, kind: str) -> Callable[[F], F]:
+        """Give the op a kernel for another kind of device: `@scale.kernel("gpu")`.
+
+        A GPU kernel is called with CuPy arrays while the node's stream is current, on a thread of that stream.
+
+        Raises:
+            GraphError: The op has one for this kind, or it is a coroutine function.
+        """
+
+        def add(fn: F) -> F:
+            if kind.upper() in self.kernels:
+                raise GraphError(f"op {self.name!r} has a {kind.upper()} kernel already")
+            if inspect.iscoroutinefunction(fn):
+                raise GraphError(
+                    f"a {kind.upper()} kernel of op {self.name!r} is launched on a stream; expected no coroutine"
+                )
+            self.kernels[kind.upper()] = fn
+            return fn
+
+        return add
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a node of the current graph; an argument that is no node is a constant.
+
+        Returns:
+            The node, whose value the function returns; a tuple of outputs where there are several.
+
+        Raises:
+            GraphError: No graph is current, or the function does not take these arguments.
+        """
+        node = current_graph().add(self, args, kwargs)
+        return node if self.num_outputs <= 1 else node.outputs
+
+    def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse arguments that the function does not take.
+
+        Raises:
+            GraphError: It does not.
+        """
+        low, high = self._positional
+        if not kwargs and low <= len(args) <= high:
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise GraphError(f"op {self.name!r} takes {self._signature}: {error}") from error
+
+    def __repr__(self) -> str:
+        """Show the name and for which kinds of device there are kernels."""
+        return f"<op {self.name} for {', '.join(sorted(self.kernels))}>"
+
+
+@overload
+def op(fn: Callable[..., Any], /) -> Op: ...
+@overload
+def op(*, num_outputs: int = 1) -> Callable[[Callable[..., Any]], Op]: ...
+def op(fn: Callable[..., Any] | None = None, /, *, num_outputs: int = 1) -> Op | Callable[[Callable[..., Any]], Op]:
+    """Make a function an op: `@flow.op`, or `@flow.op(num_outputs=2)`.
+
+    The function is the CPU kernel: a coroutine function runs on the event loop, a plain one on an inter-op thread of
+    its node's device. It gets values where its node got nodes, and everything else as it was given.
+
+    Args:
+        fn: The function.
+        num_outputs: How many values it returns; several as a tuple or list, 0 for an op that is run for its effect.
+    """
+    if fn is not None:
+        return Op(fn, num_outputs=num_outputs)
+    return lambda fn: Op(fn, num_outputs=num_outputs)
+
+
+def _positional_range(signature: inspect.Signature) -> tuple[int, float]:
+    """How many arguments fit if all are positional; a range that nothing fits into where some must be named."""
+    low, high = 0, 0.0
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            high = float("inf")
+        elif parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
+            low += parameter.default is parameter.empty
+            high += 1
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            return 1, 0.0
+    return low, high
+
+
+def outputs_of(node: Node, value: Any) -> tuple[Any, ...]:
+    """Split what a kernel with several outputs returned.
+
+    Raises:
+        GraphError: It is no tuple or list of as many values.
+    """
+    expected = node.op.num_outputs
+    if not isinstance(value, (tuple, list)) or len(value) != expected:
+        got = f"{len(value)} values" if isinstance(value, (tuple, list)) else type(value).__name__
+        raise GraphError(f"node {node.name!r} has {expected} outputs and its kernel returned {got}")
+    return tuple(value)

@@ -1,0 +1,100 @@
+"""Placement: which node runs on which device.
+
+1. Nodes with one colocation (they use the same queue or variable) are on one device: that of what they use.
+2. A device is allowed for a node if its name fits what was requested and every op of the group has a kernel for its
+   kind. Of those allowed, the best: another kind before the CPU, then the lowest index.
+3. A node that was placed in an earlier step stays where it is, if that is still allowed.
+4. Soft placement drops the kind and the index that were requested, never the job or the task.
+(Rules 1, 2 and 4 are TensorFlow's simple placer's.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from aioflow.errors import PlacementError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+    from aioflow.graph._graph import Node
+    from aioflow.names import DeviceName
+
+__all__ = ["place"]
+
+
+def place(
+    nodes: Iterable[Node], devices: Sequence[DeviceName], *, soft: bool, placed: Mapping[int, int]
+) -> dict[Node, int]:
+    """Choose a device for each node.
+
+    Args:
+        nodes: Those to be placed.
+        devices: What there is, by full names.
+        soft: Whether a node may go to another device of its task than it asks for.
+        placed: Where nodes have been before, by their index in the graph.
+
+    Returns:
+        The number of its device for each node.
+
+    Raises:
+        PlacementError: There is no device for a node; names the node, its line, what it asks for and what there is.
+    """
+    order = sorted(range(len(devices)), key=lambda number: (devices[number].kind == "CPU", devices[number].index or 0))
+    groups: dict[Hashable, list[Node]] = {}
+    for node in nodes:
+        groups.setdefault(node if node.colocation is None else node.colocation.key, []).append(node)
+    choices: dict[tuple[DeviceName, frozenset[str]], list[int]] = {}
+    chosen: dict[Node, int] = {}
+    for members in groups.values():
+        requested = _requested(members)
+        kinds = frozenset.intersection(*(frozenset(node.op.kernels) for node in members))
+        allowed = choices.get((requested, kinds))
+        if allowed is None:
+            allowed = _allowed(requested, kinds, devices, order, soft=soft)
+            choices[requested, kinds] = allowed
+        if not allowed:
+            raise PlacementError(_no_device(members[0], requested, kinds, devices))
+        before = placed.get(members[0].index)
+        for node in members:
+            chosen[node] = before if before in allowed else allowed[0]
+    return chosen
+
+
+def _requested(members: Sequence[Node]) -> DeviceName:
+    """Rule 1: what is used says where; a device of a node that uses it is overridden."""
+    used = members[0].colocation
+    return members[0].requested if used is None else used.device
+
+
+def _allowed(
+    requested: DeviceName, kinds: frozenset[str], devices: Sequence[DeviceName], order: Sequence[int], *, soft: bool
+) -> list[int]:
+    allowed = [number for number in order if devices[number].kind in kinds and _fits(devices[number], requested)]
+    if not allowed and soft:
+        open_ = replace(requested, kind=None, index=None)
+        allowed = [number for number in order if devices[number].kind in kinds and _fits(devices[number], open_)]
+    return allowed
+
+
+def _fits(device: DeviceName, requested: DeviceName) -> bool:
+    return (
+        requested.job in {None, device.job}
+        and requested.task in {None, device.task}
+        and requested.kind in {None, device.kind}
+        and requested.index in {None, device.index}
+    )
+
+
+def _no_device(node: Node, requested: DeviceName, kinds: frozenset[str], devices: Sequence[DeviceName]) -> str:
+    there_is = ", ".join(map(str, devices))
+    is_there = any(_fits(device, requested) for device in devices)
+    if is_there:
+        why = f"op {node.type!r} has kernels for {', '.join(sorted(kinds)) or 'no one kind'} only"
+        hint = "give it one with @op.kernel(...), or set allow_soft_placement=True"
+    else:
+        why = "there is no such device"
+        hint = "allow_soft_placement=True takes another one of the same task"
+    asks = str(requested) or "any device"
+    return f"node {node.name!r}, made at {node.line}, asks for {asks}: {why}. There is {there_is}; {hint}"

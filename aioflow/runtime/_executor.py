@@ -1,0 +1,190 @@
+"""Runs the steps of one session: plans them, once for the same fetches, and holds the threads that they share."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
+
+import anyio
+import anyio.to_thread
+
+from aioflow.errors import DeviceError, GraphError, SessionClosed, SpecMismatch
+from aioflow.graph import Graph, LastRun, Node, Output, Plan, flatten_fetches, make_plan, place, prune
+from aioflow.runtime._inbox import Inbox
+from aioflow.runtime._pool import ThreadPool
+from aioflow.runtime._step import Step
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
+
+    from aioflow.devices import OpenDevices
+    from aioflow.runtime._config import SessionConfig
+    from aioflow.specs import TensorSpec
+
+__all__ = ["Executor"]
+
+# Plans that are kept for the next step of the same fetches: a training loop has a handful.
+PLANS_MAX = 64
+
+# How long a closing session waits for kernels that run.
+CLOSE_S = 5.0
+
+logger = logging.getLogger("aioflow.session")
+
+
+class ThreadLimits(Protocol):
+    """What threadpoolctl gives."""
+
+    def restore_original_limits(self) -> None:
+        """Undo them."""
+        ...
+
+
+class Executor:
+    """The steps of one session.
+
+    Args:
+        opened: Where nodes may run; they are closed with it.
+        config: The session's settings.
+        convert: Makes a fed value one of a placeholder's specification.
+    """
+
+    def __init__(self, opened: OpenDevices, config: SessionConfig, convert: Callable[[Any, TensorSpec], Any]) -> None:
+        self.devices = opened.devices
+        self._opened = opened
+        self._config = config
+        self._convert = convert
+        self._inbox = Inbox()
+        threads = config.inter_op_parallelism_threads
+        self._pools = [
+            ThreadPool(f"aioflow {device.name}", threads) if not device.streams and threads >= 0 else None
+            for device in self.devices
+        ]
+        self._plans: dict[Any, Plan] = {}
+        self._placed: WeakKeyDictionary[Graph, dict[int, int]] = WeakKeyDictionary()
+        self._names = [str(device.name) for device in self.devices]
+        self._steps: set[Step] = set()
+        self._idle = anyio.Event()
+        self._is_closed = False
+        self._limits = _limit_threads(config.intra_op_parallelism_threads)
+
+    async def run(self, fetches: Any, feed: Mapping[Node | Output, Any] | None, graph: Graph | None) -> Any:
+        """Run one step; several may run at once.
+
+        Returns:
+            The values of the fetches, in the same nesting; None for nodes that have none.
+        """
+        leaves, rebuild = flatten_fetches(fetches, graph)
+        if not leaves:
+            return rebuild([])
+        graph = leaves[0].node.graph
+        fetched = [_output(leaf) for leaf in leaves]
+        fed = self._feed(feed or {}, graph)
+        plan = self._plan(graph, fetched, fed)
+        values = plan.values.copy()
+        for output, slot in plan.fed.items():
+            values[slot] = fed[output]
+        step = Step(plan, values, self.devices, self._pools, self._inbox)
+        self._steps.add(step)
+        try:
+            return rebuild(await step.run())
+        finally:
+            graph.last_run = LastRun(plan.nodes, [self._names[device] for device in plan.devices], step.seconds)
+            self._steps.discard(step)
+            if not self._steps:
+                self._idle.set()
+
+    async def close(self) -> None:
+        """Cancel the steps that run, with `SessionClosed`, and end the threads after their present kernels; bounded."""
+        self._is_closed = True
+        self._idle = anyio.Event()
+        for step in list(self._steps):
+            step.abort(SessionClosed("the session was closed while this step ran"))
+        with anyio.move_on_after(CLOSE_S):
+            if self._steps:
+                await self._idle.wait()
+        self._inbox.close()
+        threads = [thread for pool in self._pools if pool is not None for thread in pool.close()]
+        if self._limits is not None:
+            self._limits.restore_original_limits()
+        if threads or any(device.streams for device in self._opened.own):
+            await anyio.to_thread.run_sync(_end, threads, self._opened)
+
+    def _plan(self, graph: Graph, fetched: Sequence[Node | Output], fed: Mapping[Output, Any]) -> Plan:
+        key = (graph, graph.version, tuple(fetched), frozenset(fed))
+        plan = self._plans.get(key)
+        if plan is None:
+            nodes = prune(fetched, fed)
+            placed = self._place(graph, nodes)
+            kinds = [(device.kind, len(device.streams)) for device in self.devices]
+            plan = make_plan(nodes, fetched, fed, placed, kinds)
+            while len(self._plans) >= PLANS_MAX:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = plan
+        return plan
+
+    def _place(self, graph: Graph, nodes: Sequence[Node]) -> dict[Node, int]:
+        before = self._placed.setdefault(graph, {})
+        names = [device.name for device in self.devices]
+        placed = place(nodes, names, soft=self._config.allow_soft_placement, placed=before)
+        if self._config.log_device_placement:
+            new = [node for node in nodes if node.index not in before]
+            width = max((len(f"{node.name}: ({node.type}):") for node in new), default=0)
+            for node in new:
+                sys.stderr.write(f"{f'{node.name}: ({node.type}):':{width}} {names[placed[node]]}\n")
+        before.update((node.index, device) for node, device in placed.items())
+        return placed
+
+    def _feed(self, feed: Mapping[Node | Output, Any], graph: Graph) -> dict[Output, Any]:
+        fed: dict[Output, Any] = {}
+        for given, value in feed.items():
+            if not isinstance(given, (Node, Output)):  # pyright: ignore[reportUnnecessaryIsInstance] - anything comes
+                raise GraphError(f"feed= is a dict from nodes to their values, got the key {given!r}")
+            graph.check(given.node)
+            output = _output(given)
+            if isinstance(output, Node):
+                raise GraphError(f"{given!r} has no value, so that it cannot be fed with one")
+            node = output.node
+            try:
+                fed[output] = value if node.spec is None else self._convert(value, node.spec)
+            except SpecMismatch as error:
+                raise SpecMismatch(f"the feed of node {node.name!r}, made at {node.line}: {error}") from error
+        return fed
+
+
+def _output(given: Node | Output) -> Node | Output:
+    """Return the one output of a node, or the node itself if it has none."""
+    if isinstance(given, Output):
+        return given
+    if given.op.num_outputs > 1:
+        raise GraphError(
+            f"{given!r} has {given.op.num_outputs} outputs; fetch or feed those that you want by `.outputs`"
+        )
+    return given.outputs[0] if given.op.num_outputs else given
+
+
+def _end(threads: Sequence[threading.Thread], opened: OpenDevices) -> None:
+    until = time.monotonic() + CLOSE_S
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    try:
+        opened.close()
+    except DeviceError as error:
+        logger.warning("%s", error)
+    for thread in threads:
+        if thread.is_alive():
+            logger.warning("a kernel still runs on thread %r; it was left behind", thread.name)
+
+
+def _limit_threads(threads: int) -> ThreadLimits | None:
+    """Limit the threads within kernels, in this process; 0 leaves them as they are."""
+    if threads <= 0:
+        return None
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - not everybody asks for it
+
+    limits: ThreadLimits = threadpool_limits(limits=threads)
+    return limits

@@ -1,0 +1,46 @@
+"""What other threads have to tell the event loop: many notes, one wake."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from aioflow.runtime._waiter import on_asyncio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """Runs functions that other threads post, on the event loop in which it was made."""
+
+    def __init__(self) -> None:
+        self._wake: Callable[[Callable[[], None]], Any]
+        if on_asyncio():
+            self._wake = asyncio.get_running_loop().call_soon_threadsafe
+        else:
+            self._wake = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
+        self._posts: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._is_closed = False
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Have a function called on the event loop soon; from any thread. After the close it is dropped."""
+        is_first = not self._posts
+        self._posts.append((function, args))
+        # Whoever finds it empty wakes the loop. Two threads at once may both, which costs a turn and no more; that none
+        # does cannot be: the loop empties it one by one, after it was woken.
+        if is_first and not self._is_closed:
+            self._wake(self._run)
+
+    def close(self) -> None:
+        """Wake the event loop no more: it may end."""
+        self._is_closed = True
+
+    def _run(self) -> None:
+        while self._posts:
+            function, args = self._posts.popleft()
+            function(*args)

@@ -1,0 +1,352 @@
+"""One step: the nodes of a plan, each started in the moment in which nothing is pending before it.
+
+1. Ready nodes stand in one list. Workers, which are tasks, take from it: one that finds a kernel to await first hires
+   another if more is ready, so that a kernel that waits keeps nothing else waiting, and kernels that do not wait cost
+   no task each. The task that called `run` is the first worker.
+2. The first error ends the step: nothing starts any more, coroutines are cancelled, threads are waited for.
+3. What a dequeue node took is the queue's until another node is started with it, or the step has succeeded: a step that
+   ends otherwise gives it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from aioflow.errors import AioflowError, NodeFailed
+from aioflow.graph import Countdown, Mode, outputs_of
+from aioflow.runtime._cancellation import finish, give_turn, is_turn_due
+from aioflow.runtime._waiter import Waiter, on_asyncio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyio.abc import TaskGroup
+
+    from aioflow.devices import Device, Launch, Stream
+    from aioflow.graph import Plan
+    from aioflow.runtime._inbox import Inbox
+    from aioflow.runtime._pool import ThreadPool
+
+__all__ = ["Step", "Taken"]
+
+
+class Taken:
+    """What the kernel of a dequeue node returns: a value that goes back where it came from unless it is acknowledged.
+
+    Args:
+        value: The value.
+        acknowledge: Takes it for good.
+        withdraw: Gives it back.
+    """
+
+    __slots__ = ("_acknowledge", "_is_decided", "_withdraw", "value")
+
+    def __init__(self, value: Any, acknowledge: Callable[[], None], withdraw: Callable[[], None]) -> None:
+        self.value = value
+        self._acknowledge = acknowledge
+        self._withdraw = withdraw
+        self._is_decided = False
+
+    def acknowledge(self) -> None:
+        """Take it for good; once."""
+        if not self._is_decided:
+            self._is_decided = True
+            self._acknowledge()
+
+    def withdraw(self) -> None:
+        """Give it back, unless it was acknowledged."""
+        if not self._is_decided:
+            self._is_decided = True
+            self._withdraw()
+
+
+class Step:
+    """One run of a plan.
+
+    Args:
+        plan: What is run.
+        values: Its slots, feeds included.
+        devices: The session's devices.
+        pools: The threads of each.
+        inbox: Where threads tell what they have done.
+    """
+
+    def __init__(
+        self, plan: Plan, values: list[Any], devices: Sequence[Device], pools: Sequence[ThreadPool | None], inbox: Inbox
+    ) -> None:
+        self.plan = plan
+        self.seconds = [0.0] * len(plan.nodes)
+        self._values = values
+        self._devices = devices
+        self._pools = pools
+        self._inbox = inbox
+        self._launches: dict[int, Launch] = {}  # by slot, those whose value may still be needed
+        self._uses = plan.uses.copy()
+        self._countdown = Countdown(plan.pending, plan.successors)
+        self._ready = deque(self._countdown.ready())
+        self._taken: dict[int, Taken] = {}
+        self._group: TaskGroup
+        self._parked: Waiter[None] | None = None  # the first worker, with nothing to do
+        self._is_hired = False  # a worker is about to begin
+        self._elsewhere = 0  # nodes on threads and streams
+        self._all_back = anyio.Event()
+        self._is_over = False
+        self._error: BaseException | None = None
+
+    async def run(self) -> list[Any]:
+        """Run it; return the values of the fetches, None for those that have none."""
+        try:
+            async with anyio.create_task_group() as self._group:
+                await self._work_to_the_end()
+            if self._error is None:
+                await give_turn()
+        except BaseException as error:
+            self._error = self._error or error
+            raise
+        finally:
+            self._is_over = True
+            if self._elsewhere:
+                await finish(self._all_back.wait)
+            self._settle()
+        if self._error is not None:
+            raise self._error
+        return [None if slot is None else self._values[slot] for slot in self.plan.fetched]
+
+    def abort(self, error: BaseException) -> None:
+        """End the step with an error."""
+        if not self._is_over:
+            self._is_over = True
+            self._error = error
+            self._ready.clear()
+            self._group.cancel_scope.cancel()
+            for launch in self._launches.values():
+                launch.cancel()
+
+    def _settle(self) -> None:
+        for launch in self._launches.values():
+            launch.release()
+        for taken in reversed(self._taken.values()):  # the last one taken goes back first, to stand behind the others
+            if self._error is None:
+                taken.acknowledge()
+            else:
+                taken.withdraw()
+
+    # Workers
+
+    async def _work_to_the_end(self) -> None:
+        while True:
+            await self._work()
+            if self._is_over or not self._countdown.left:
+                return
+            self._parked = Waiter()
+            try:
+                await self._parked.wait()
+            finally:
+                self._parked = None
+
+    async def _work(self) -> None:
+        self._is_hired = False
+        ready, plan = self._ready, self.plan
+        modes = plan.modes
+        while ready:
+            number = ready.popleft()
+            mode = modes[number]
+            if mode is Mode.COROUTINE:
+                if ready:
+                    self._hire()
+                await self._await_kernel(number)
+            elif mode is Mode.INLINE:
+                self._call_kernel(number)
+            elif mode is Mode.THREAD:
+                self._send_to_thread(number)
+            else:
+                self._launch(number)
+            if is_turn_due() and not self._is_over:
+                await give_turn()
+        if not self._countdown.left and self._parked is not None:
+            self._parked.resolve(None)
+
+    def _hire(self) -> None:
+        """Have somebody look at what is ready: the first worker if it has nothing to do, else a new one."""
+        if not self._is_hired and not self._is_over:
+            self._is_hired = True
+            if self._parked is not None:
+                self._parked.resolve(None)
+            else:
+                self._group.start_soon(self._work)
+
+    # Kernels
+
+    async def _await_kernel(self, number: int) -> None:
+        began = perf_counter()
+        try:
+            value = await self.plan.calls[number](*self._leaves(number))
+        except BaseException as error:
+            if self._is_cancellation(error):
+                raise
+            self._fail(number, error)
+        else:
+            self.seconds[number] = perf_counter() - began
+            self._finish(number, value)
+
+    def _call_kernel(self, number: int) -> None:
+        began = perf_counter()
+        try:
+            value = self.plan.calls[number](*self._leaves(number))
+        except BaseException as error:  # noqa: BLE001 - the same
+            self._fail(number, error)
+        else:
+            self.seconds[number] = perf_counter() - began
+            self._finish(number, value)
+
+    def _send_to_thread(self, number: int) -> None:
+        pool = self._pools[self.plan.devices[number]]
+        if pool is None:
+            self._call_kernel(number)
+            return
+        call, leaves = self.plan.calls[number], self._leaves(number)
+        self._elsewhere += 1
+
+        def job() -> None:
+            value, error, began = None, None, perf_counter()
+            if not self._is_over:
+                try:
+                    value = call(*leaves)
+                except BaseException as raised:  # noqa: BLE001 - it is told where the step is
+                    error = raised
+            self._inbox.post(self._came_back, number, pool, value, error, perf_counter() - began)
+
+        pool.submit(job)
+
+    def _came_back(
+        self, number: int, pool: ThreadPool, value: Any, error: BaseException | None, seconds: float
+    ) -> None:
+        pool.done()
+        self.seconds[number] = seconds
+        self._arrived(number, value, error)
+
+    def _launch(self, number: int) -> None:
+        plan, work = self.plan, self.plan.streams[number]
+        stream = self._devices[plan.devices[number]].streams[work.stream]
+        slots = (*plan.leaves[number], *work.after)
+        try:
+            leaves = [self._values[slot] for slot in slots]
+            args, after = leaves[: -len(work.after) or None], leaves[len(leaves) - len(work.after) :]
+            launch = stream.launch(plan.calls[number], args, after, name=plan.nodes[number].name)
+            self._launches[work.launch] = self._values[work.launch] = launch
+            self._use(slots)
+            if work.is_awaited:
+                self._await_launch(number, stream, launch, want_value=any(s is not None for s in plan.outputs[number]))
+        except AioflowError as error:
+            self._fail(number, error)
+            return
+        if not self._uses[work.launch]:
+            self._launches.pop(work.launch).release()
+        self._ready.extend(self._countdown.release(work.released))
+        if not work.is_awaited:
+            self._finish(number, None)
+
+    def _await_launch(self, number: int, stream: Stream, launch: Launch, *, want_value: bool) -> None:
+        began = perf_counter()
+
+        def done(value: Any, error: BaseException | None) -> None:
+            self._inbox.post(self._is_done, number, value, error, perf_counter() - began)
+
+        stream.when_done(launch, done, want_value=want_value)
+        self._elsewhere += 1
+
+    def _is_done(self, number: int, value: Any, error: BaseException | None, seconds: float) -> None:
+        self.seconds[number] = seconds
+        self._arrived(number, value, error)
+
+    def _arrived(self, number: int, value: Any, error: BaseException | None) -> None:
+        """Take what a thread has brought."""
+        self._elsewhere -= 1
+        if self._is_over:
+            if not self._elsewhere:
+                self._all_back.set()
+        elif error is not None:
+            self._fail(number, error)
+        else:
+            self._finish(number, value)
+            if self._ready or not self._countdown.left:
+                self._hire()
+
+    # Values
+
+    def _leaves(self, number: int) -> list[Any]:
+        slots, values = self.plan.leaves[number], self._values
+        leaves = [values[slot] for slot in slots]
+        self._use(slots)
+        return leaves
+
+    def _use(self, slots: Sequence[int]) -> None:
+        """Take values as used by one node: the last one lets go of them."""
+        uses, values = self._uses, self._values
+        for slot in set(slots) if len(slots) > 1 else slots:
+            left = uses[slot] = uses[slot] - 1
+            if not left:
+                values[slot] = None
+                if slot in self._launches:
+                    self._launches.pop(slot).release()
+        if self._taken:
+            for slot in slots:
+                if slot in self._taken:
+                    self._taken.pop(slot).acknowledge()
+
+    def _finish(self, number: int, value: Any) -> None:
+        outputs = self.plan.outputs[number]
+        if type(value) is Taken:
+            value = self._hold(outputs, value)
+        if len(outputs) == 1:
+            if outputs[0] is not None:
+                self._values[outputs[0]] = value
+        elif outputs:
+            try:
+                parts = outputs_of(self.plan.nodes[number], value)
+            except AioflowError as error:
+                self._fail(number, error)
+                return
+            for slot, part in zip(outputs, parts, strict=True):
+                if slot is not None:
+                    self._values[slot] = part
+        if newly := self._countdown.finish(number):
+            self._ready.extend(newly)
+
+    def _hold(self, outputs: Sequence[int | None], taken: Taken) -> Any:
+        """Keep what was taken until it is used; what nobody will use, is."""
+        slots = [slot for slot in outputs if slot is not None]
+        self._taken.update(dict.fromkeys(slots, taken))
+        if not slots:
+            taken.acknowledge()
+        return taken.value
+
+    # Failures
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        node = self.plan.nodes[number]
+        device = str(self._devices[self.plan.devices[number]].name)
+        where = f"node {node.name!r} on {device}, made at {node.line}"
+        if isinstance(error, AioflowError):
+            error.add_note(f"aioflow: in {where}")
+            self.abort(error)
+        elif isinstance(error, (Exception, asyncio.CancelledError)):
+            failed = NodeFailed(f"{where}, failed: {type(error).__name__}: {error}", node=node.name, device=device)
+            failed.__cause__ = error
+            self.abort(failed)
+        else:
+            self.abort(error)
+
+    def _is_cancellation(self, error: BaseException) -> bool:
+        """Whether somebody cancelled this worker; a kernel may also raise what looks like it."""
+        if not isinstance(error, anyio.get_cancelled_exc_class()):
+            return False
+        if self._is_over or not on_asyncio():
+            return True
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
