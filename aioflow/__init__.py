@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from aioflow.client import (
     Batches,
+    Coordinator,
     FIFOQueue,
     PaddingFIFOQueue,
     PriorityQueue,
     Producer,
     Queue,
+    QueueRunner,
     RandomShuffleQueue,
     Session,
+    Variable,
     Writer,
+    global_variables_initializer,
     lookup,
+    trainable_variables,
 )
 from aioflow.cluster import ClusterSpec, Server
 from aioflow.devices import DeviceInfo, GPUOptions
@@ -85,6 +90,7 @@ __all__ = [
     "ClusterSpec",
     "ConnectFailed",
     "ConnectionLost",
+    "Coordinator",
     "DeviceError",
     "DeviceInfo",
     "DeviceOutOfMemory",
@@ -114,6 +120,7 @@ __all__ = [
     "QueueClosed",
     "QueueError",
     "QueueReset",
+    "QueueRunner",
     "QueueStats",
     "RandomShuffleQueue",
     "RemoteError",
@@ -127,18 +134,21 @@ __all__ = [
     "StorageError",
     "TransportError",
     "UnknownOp",
+    "Variable",
     "VersionMismatch",
     "Writer",
     "constant",
     "container",
     "control_dependencies",
     "device",
+    "global_variables_initializer",
     "group",
     "identity",
     "lookup",
     "name_scope",
     "op",
     "placeholder",
+    "trainable_variables",
     "variable_scope",
 ]
 

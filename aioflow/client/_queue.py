@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import operator
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from aioflow.client._batches import Batches
@@ -14,12 +13,12 @@ from aioflow.client._queue_nodes import QueueNodes
 from aioflow.client._session import current_session
 from aioflow.client._values import to_user
 from aioflow.client._writer import Writer
-from aioflow.errors import ConnectionLost, SpecMismatch
+from aioflow.errors import SpecMismatch
 from aioflow.graph import Colocation, current_container, current_device
 from aioflow.names import DeviceName, check_shared_name
 from aioflow.queues import QueueDefinition, QueueStats, Segment
 from aioflow.resources import QueueKey, QueueRef
-from aioflow.runtime import Taken, begin_call, complete, complete_get, complete_put, hold_get
+from aioflow.runtime import begin_call, complete, complete_get, complete_put
 from aioflow.specs import to_columns
 
 if TYPE_CHECKING:
@@ -94,6 +93,10 @@ class Queue:
         bound = self._clone()
         bound._session = session  # noqa: SLF001 - its own class
         return bound
+
+    def within(self, session: Session) -> Self:
+        """Return this queue bound to a session, unless it is bound to one already."""
+        return self if self._session is not None else self.on(session)
 
     def epoch(self, k: int) -> Self:
         """Return the queue of epoch `k`: the same definition under the name `NAME#k`.
@@ -332,33 +335,18 @@ class Queue:
             raise SpecMismatch(f"queue {self._name!r}: {error}") from error
         return Segment.of(columns, prioritised=self.definition.kind == "PriorityQueue")
 
-    async def _take(self, n: SupportsIndex, *, up_to: bool) -> Any:
-        count = check_count(n)
-        host, ref = await self._begin()
-        self._check_batch(ref.definition, count)
-        columns = await complete_get(host.get(ref, count, up_to=up_to))
-        host.seen.add(ref.key)
-        return to_user(columns, ref.definition.element, single=False)
-
-    async def _hold(self, n: SupportsIndex, *, up_to: bool, single: bool) -> Taken:
-        """Take elements for a step of a graph, which acknowledges them; as components, without names."""
+    async def _begin_get(self, n: SupportsIndex, *, single: bool) -> tuple[Host, QueueRef, int]:
         count = check_count(n)
         host, ref = await self._begin()
         if not single:
             self._check_batch(ref.definition, count)
-        call = host.get(ref, count, up_to=up_to)
-        columns = await hold_get(call)
-        element = replace(ref.definition.element, names=None)
+        return host, ref, count
 
-        def acknowledge() -> None:
-            if not call.waiter.is_set:
-                call.withdraw()
-                raise ConnectionLost(
-                    f"what a step had taken from queue {self._name!r} went back to it when the connection was lost"
-                )
-            call.acknowledge()
-
-        return Taken(to_user(columns, element, single=single), acknowledge, call.withdraw)
+    async def _take(self, n: SupportsIndex, *, up_to: bool) -> Any:
+        host, ref, count = await self._begin_get(n, single=False)
+        columns = await complete_get(host.get(ref, count, up_to=up_to))
+        host.seen.add(ref.key)
+        return to_user(columns, ref.definition.element, single=False)
 
     def _check_batch(self, definition: QueueDefinition, count: int) -> None:
         """Refuse a batch that this queue can never give."""

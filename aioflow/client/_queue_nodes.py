@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from aioflow.client._values import to_user
+from aioflow.errors import ConnectionLost
 from aioflow.graph import Node, Op, current_graph
+from aioflow.runtime import Taken, hold_get
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioflow.client._queue import Queue
-    from aioflow.runtime import Taken
 
 __all__ = ["QueueNodes"]
 
@@ -84,15 +87,33 @@ async def _enqueue_many(queue: Queue, columns: Any) -> None:
 
 
 async def _dequeue(queue: Queue) -> Taken:
-    return await queue._hold(1, up_to=False, single=True)  # noqa: SLF001 - one package
+    return await _hold(queue, 1, up_to=False, single=True)
 
 
 async def _dequeue_many(queue: Queue, n: Any) -> Taken:
-    return await queue._hold(n, up_to=False, single=False)  # noqa: SLF001
+    return await _hold(queue, n, up_to=False, single=False)
 
 
 async def _dequeue_up_to(queue: Queue, n: Any) -> Taken:
-    return await queue._hold(n, up_to=True, single=False)  # noqa: SLF001
+    return await _hold(queue, n, up_to=True, single=False)
+
+
+async def _hold(queue: Queue, n: Any, *, up_to: bool, single: bool) -> Taken:
+    """Take elements, for the step to acknowledge: as their components, without names."""
+    host, ref, count = await queue._begin_get(n, single=single)  # noqa: SLF001 - one package
+    call = host.get(ref, count, up_to=up_to)
+    columns = await hold_get(call)
+
+    def acknowledge() -> None:
+        if not call.waiter.is_set:  # the host let go of what had come
+            call.withdraw()
+            raise ConnectionLost(
+                f"what a step had taken from queue {queue.name!r} went back to it when the connection was lost"
+            )
+        call.acknowledge()
+
+    element = replace(ref.definition.element, names=None)
+    return Taken(to_user(columns, element, single=single), acknowledge, call.withdraw)
 
 
 async def _size(queue: Queue) -> int:

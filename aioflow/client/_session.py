@@ -18,10 +18,10 @@ from aioflow.devices import open_devices
 from aioflow.errors import GraphError, NoSession, SessionClosed, SessionError
 from aioflow.graph import Graph
 from aioflow.names import normalise_address
-from aioflow.runtime import EmbeddedHost, Executor, SessionConfig, begin_call, finish, on_asyncio
+from aioflow.runtime import EmbeddedHost, Executor, SessionConfig, begin_call, complete_put, finish, on_asyncio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     from aioflow.devices import DeviceInfo
@@ -184,6 +184,28 @@ class Session:
             return await executor.run(fetches, feed, self._graph)
         finally:
             _current.reset(token)
+
+    @staticmethod
+    async def reset(target: str | Server, containers: Sequence[str] | None = None) -> None:
+        """Empty containers of a server: variables go, queues are deleted (what waits on them fails with `NotFound`).
+
+        Other containers stay, and so do sessions: their next operations make new variables and queues. (TensorFlow
+        ends every session of the server.)
+
+        Args:
+            target: The server.
+            containers: Their names; None or none of them is the default container alone (as in TensorFlow).
+
+        Raises:
+            ConnectFailed: No server answered in time.
+            SessionError: The target is neither an address nor a server: what an embedded session holds goes with it.
+        """
+        if not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+            raise SessionError(f"reset needs the address of a server, or a Server; got {target!r}")
+        if isinstance(containers, str):
+            raise SessionError(f"containers is a list of names; got {containers!r}")
+        async with Session(target) as session:
+            await complete_put(session.host.reset(list(containers or [""])))
 
     async def devices(self) -> tuple[DeviceInfo, ...]:
         """Return what devices there are: name, kind, memory limit in bytes, and the card's own name."""

@@ -25,12 +25,14 @@ EMPTY_ROWS_MAX = 65_536
 LENGTH_BYTES = 8
 
 
-def check_columns(definition: QueueDefinition, columns: Sequence[Column], dtypes: Sequence[str]) -> None:
-    """Refuse columns that the queue's definition does not admit."""
-    components = definition.element.components
+def check_columns(
+    element: ElementSpec, columns: Sequence[Column], dtypes: Sequence[str], rows: int | None = None
+) -> None:
+    """Refuse columns that a specification does not admit, or that have not this number of rows."""
+    components = element.components
     if [component.dtype for component in components] != list(dtypes):
         raise SpecMismatch(f"got components of {list(dtypes)}; expected {', '.join(map(str, components))}")
-    rows = columns[0].shape[0]
+    rows = columns[0].shape[0] if rows is None else rows
     for i, (column, component) in enumerate(zip(columns, components, strict=True)):
         if column.shape[0] != rows or not component.admits(column.shape[1:]):
             raise SpecMismatch(f"component {i} has shape {list(column.shape)}; expected {rows} rows of {component}")

@@ -13,7 +13,7 @@ those of requests:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
@@ -21,7 +21,9 @@ from aioflow.cluster._admission import check_columns, check_count
 from aioflow.cluster._answers import cut, pack_error, pack_stats
 from aioflow.cluster._codec import decode_columns, encode, pack_definition, unpack_definition
 from aioflow.cluster._sessions import Call, MakePage, PeerId, Session, Sessions, no_page
+from aioflow.cluster._spec import TaskInfo
 from aioflow.cluster._tickets import Tickets
+from aioflow.cluster._variables import Variables
 from aioflow.cluster._window import Window
 from aioflow.errors import ConnectionLost, NotFound, RemoteProtocolError, SessionClosed, SessionError, VersionMismatch
 from aioflow.queues import Segment
@@ -42,17 +44,7 @@ QUEUES_MAX = 65_536
 # What has no answer of its own although it names a request: a fault in it ends the session.
 _WITHOUT_ANSWER = frozenset({m.Promote, m.Acknowledge, m.Withdraw})
 # What changes a queue and may not be done twice.
-_ONCE = frozenset({m.Put, m.Close, m.Join, m.Leave, m.Delete})
-
-
-@dataclass(frozen=True, slots=True)
-class TaskInfo:
-    """Where this server stands in its cluster."""
-
-    epoch: str
-    job: str
-    task: int
-    tasks: int
+_ONCE = frozenset({m.Put, m.Close, m.Join, m.Leave, m.Delete, m.Assign, m.Reset})
 
 
 class Broker:
@@ -71,6 +63,7 @@ class Broker:
         self._over = ""
         self._messages: list[tuple[PeerId, list[Frame]]] = []
         self._tickets = Tickets(self._messages)
+        self._variables = Variables(resources, self._tickets)
         self._dropped: list[PeerId] = []
         self._now = 0.0
         self._deadline_moved = False
@@ -93,6 +86,9 @@ class Broker:
             m.Bye: self._bye,
             m.Resume: self._resume,
             m.Confirm: self._confirm,
+            m.Read: self._variables.read,
+            m.Assign: self._variables.assign,
+            m.Reset: self._variables.reset,
         }
 
     def take_messages(self) -> list[tuple[PeerId, list[Frame]]]:
@@ -316,7 +312,7 @@ class Broker:
         queue = self._attach(session, message.queue, puts=True)
         columns = decode_columns(message.columns, frames)
         dtypes = [dtype for dtype, _ in message.columns]
-        check_columns(queue.definition, columns, dtypes)
+        check_columns(queue.definition.element, columns, dtypes)
         segment = Segment.of(columns, prioritised=queue.definition.kind == "PriorityQueue")
         nbytes = sum(map(len, frames))
         window = session.windows.get(queue) or Window()

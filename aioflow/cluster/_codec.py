@@ -19,6 +19,7 @@ from aioflow.cluster._messages import (
     PROTOCOL_VERSION,
     Acknowledge,
     Ask,
+    Assign,
     Confirm,
     Done,
     Hello,
@@ -115,7 +116,7 @@ def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
     if fault:
         raise RemoteProtocolError(fault)
     message: Message = kind(*fields)
-    if len(frames) > 1 and not isinstance(message, (Put, Rows)):
+    if len(frames) > 1 and not isinstance(message, (Assign, Put, Rows)):
         raise RemoteProtocolError(f"{kind.__name__} has no frames behind its header, got {len(frames) - 1}")
     return message, frames[1:]
 

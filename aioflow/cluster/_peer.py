@@ -26,13 +26,7 @@ from aioflow.cluster._answers import unpack_error, unpack_stats
 from aioflow.cluster._codec import decode, decode_columns, encode, pack_definition, unpack_definition
 from aioflow.cluster._events import Answered, Ended, Parted, Recalled, Refused, Undone, Voided, Welcomed
 from aioflow.cluster._outlets import Outlets, Request
-from aioflow.errors import (
-    ConnectionLost,
-    QueueReset,
-    RemoteProtocolError,
-    SessionClosed,
-    VersionMismatch,
-)
+from aioflow.errors import ConnectionLost, QueueReset, RemoteProtocolError, SessionClosed, VersionMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -47,11 +41,19 @@ __all__ = ["Peer"]
 # A server keeps so many answers of a session at least until it hears that they have come.
 CONFIRM_EVERY = 64
 
-
 # By what a request is answered if it succeeds; the others are by `Done`.
-_ANSWERS: dict[type[Any], type[Any]] = {m.Get: m.Rows, m.Ask: m.Rows, m.Lookup: m.Found, m.Stats: m.Statistics}
+_ANSWERS: dict[type[Any], type[Any]] = {
+    m.Get: m.Rows,
+    m.Ask: m.Rows,
+    m.Lookup: m.Found,
+    m.Stats: m.Statistics,
+    m.Read: m.Rows,
+    m.Assign: m.Rows,
+}
+# What takes rows, and has to say whether they were handed over.
+_GETS = frozenset({m.Get, m.Ask})
 # What the server does once and keeps the answer of.
-_ONCE = frozenset({m.Put, m.Close, m.Join, m.Leave, m.Delete})
+_ONCE = frozenset({m.Put, m.Close, m.Join, m.Leave, m.Delete, m.Assign, m.Reset})
 # What a withdrawal is answered to.
 _WITHDRAWN = frozenset({m.Put, m.Close, m.Join})
 
@@ -184,7 +186,7 @@ class Peer:
             self._send(m.Withdraw(id_))
         elif request.kind not in _ONCE:
             del self._requests[id_]
-            if _ANSWERS.get(request.kind) is m.Rows:
+            if request.kind in _GETS:
                 self._send(m.Withdraw(id_))
 
     def bye(self) -> None:
@@ -268,7 +270,7 @@ class Peer:
         match message:
             case m.Rows():
                 columns = decode_columns(message.columns, frames)
-                request.is_delivered = True
+                request.is_delivered = request.kind in _GETS
                 return Answered(message.id, columns)
             case m.Done():
                 if request.registers is not None and request.ref is not None:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from aioflow.errors import AioflowError
     from aioflow.names import DeviceName
     from aioflow.queues import Segment
-    from aioflow.resources import LostProducer, QueueKey, QueueRef
+    from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, VariableKey, VariableRef
     from aioflow.runtime import Request, SessionConfig
-    from aioflow.specs import Column
+    from aioflow.specs import Column, TensorSpec
     from aioflow.transport import Frame
 
 __all__ = ["RemoteHost"]
@@ -150,18 +150,18 @@ class RemoteHost:
         await self._link.close()
         self._close_receipts()
 
-    def check_task(self, device: DeviceName, key: QueueKey) -> None:
+    def check_task(self, device: DeviceName, key: QueueKey | VariableKey) -> None:
         """Refuse a device of a task that is not this server's."""
         welcome = self._info
         here = f"/job:{welcome.job}/task:{welcome.task}"
         if welcome.tasks > 1 and not key.session and (device.job is None or device.task is None):
             raise PlacementError(
-                f"queue {key.name!r} is shared in a cluster of {welcome.tasks} tasks and names none: two sessions "
-                f"would hold two queues; define it with device={here!r}"
+                f"{key.name!r} is shared in a cluster of {welcome.tasks} tasks and names none: two sessions "
+                f"would hold two; define it with device={here!r}"
             )
         if device.job not in {None, welcome.job} or device.task not in {None, welcome.task}:
             raise PlacementError(
-                f"queue {key.name!r} is placed on {str(device)!r}, but {self._address} is {here}; "
+                f"{key.name!r} is placed on {str(device)!r}, but {self._address} is {here}; "
                 "open the session on that task's server"
             )
 
@@ -211,6 +211,28 @@ class RemoteHost:
     def lookup(self, key: QueueKey) -> _Call:
         """Ask for the definition of a queue that exists."""
         return self._request(None, lambda request, _: m.Lookup(request, key.container, key.name))
+
+    def read(self, ref: VariableRef) -> _Call:
+        """Read a variable."""
+        key, spec = ref.key, ref.spec
+        private, shape = bool(key.session), _shape(spec)
+        return self._request(
+            None, lambda request, _: m.Read(request, key.container, key.name, private, spec.dtype, shape)
+        )
+
+    def assign(self, ref: VariableRef, how: Assignment, value: Column, *, fetch: bool) -> _Call:
+        """Assign to a variable."""
+        key, spec = ref.key, ref.spec
+        private, shape, described = bool(key.session), _shape(spec), describe_columns([value], [spec.dtype])
+
+        def make(request: int, _: int) -> m.Assign:
+            return m.Assign(request, key.container, key.name, private, spec.dtype, shape, how, fetch, described)
+
+        return self._request(None, make, encode_columns([value]))
+
+    def reset(self, containers: Sequence[str]) -> _Call:
+        """Empty containers."""
+        return self._request(None, lambda request, _: m.Reset(request, list(containers)))
 
     def join(self, ref: QueueRef, name: str, rejoin_s: float) -> _Call:
         """Register a producer."""
@@ -358,6 +380,10 @@ class RemoteHost:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.waiter.fail(copy.copy(error))
+
+
+def _shape(spec: TensorSpec) -> list[int | None] | None:
+    return None if spec.shape is None else list(spec.shape)
 
 
 def _open_receipts(path: str, secret: str) -> Receipts | None:

@@ -1,8 +1,9 @@
-"""ClusterSpec: the addresses of the tasks of each job."""
+"""ClusterSpec: the addresses of the tasks of each job; and where a task stands."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioflow.errors import PlacementError
@@ -11,7 +12,24 @@ from aioflow.names import check_job_name, normalise_address
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ClusterSpec"]
+__all__ = ["ClusterSpec", "TaskInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """Where a server stands in its cluster.
+
+    Attributes:
+        epoch: Different after each start.
+        job: Its job.
+        task: Its index there.
+        tasks: How many tasks the cluster has.
+    """
+
+    epoch: str
+    job: str
+    task: int
+    tasks: int
 
 
 class ClusterSpec:

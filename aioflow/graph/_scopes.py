@@ -35,6 +35,8 @@ __all__ = [
     "current_name_scope",
     "current_variable_scope",
     "device",
+    "find_graph",
+    "graph_scope",
     "name_scope",
     "variable_scope",
 ]
@@ -251,6 +253,11 @@ def graph_scope(graph: Graph) -> Generator[None]:
     finally:
         for variable, token in zip((_graph, _names, _controls), tokens, strict=True):
             variable.reset(token)  # type: ignore[attr-defined]
+
+
+def find_graph() -> Graph | None:
+    """Return the graph in which nodes are made here; None where there is none."""
+    return _graph.get()
 
 
 def current_graph() -> Graph:

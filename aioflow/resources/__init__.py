@@ -1,7 +1,19 @@
-"""Containers of shared resources, in plain code: names to queues, matching of definitions, producers, removal."""
+"""Containers of shared resources, in plain code: names to queues and variables, definitions, producers, removal."""
 
 from aioflow.errors import LostProducer
 from aioflow.resources._queue import QueueResource
 from aioflow.resources._resources import QueueKey, QueueRef, Resources
+from aioflow.resources._variables import ASSIGNMENTS, Assignment, VariableKey, VariableRef, VariableResource
 
-__all__ = ["LostProducer", "QueueKey", "QueueRef", "QueueResource", "Resources"]
+__all__ = [
+    "ASSIGNMENTS",
+    "Assignment",
+    "LostProducer",
+    "QueueKey",
+    "QueueRef",
+    "QueueResource",
+    "Resources",
+    "VariableKey",
+    "VariableRef",
+    "VariableResource",
+]

@@ -1,8 +1,9 @@
-"""Containers: (container, name) to the queue of that name; who finds which, and when one is removed.
+"""Containers: (container, name) to the queue or variable of that name; who finds which, and when one is removed.
 
 A session is attached to a queue from its first operation on it to the session's end. A closed, drained queue stays for
 late consumers until nobody has been attached for `session_s`, until it is deleted, or until a producer registers, or a
-put comes from a session that is not attached yet, while nobody else is attached: that starts a new queue.
+put comes from a session that is not attached yet, while nobody else is attached: that starts a new queue. A variable
+stays until its container is emptied; one without a name goes with its session.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING
 from aioflow.errors import LostProducer, NotFound, SpecMismatch
 from aioflow.queues import UNBOUNDED, QueueDefinition, QueueMachine
 from aioflow.resources._queue import QueueResource
+from aioflow.resources._variables import VariableKey, VariableRef, VariableResource
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.random import Generator
 
 __all__ = ["QueueKey", "QueueRef", "Resources"]
@@ -52,7 +56,7 @@ class QueueRef:
 
 
 class Resources:
-    """The queues of one task, or of one embedded session."""
+    """The queues and variables of one task, or of one embedded session."""
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class Resources:
             on_lost: Told of which queue ("queue 'NAME'") which producer counts as lost, when it does.
         """
         self.queues: dict[QueueKey, QueueResource] = {}
+        self.variables: dict[VariableKey, VariableResource] = {}
         self._make_rng = make_rng
         self._session_s = session_s
         self._bytes_required = bytes_required
@@ -125,6 +130,32 @@ class Resources:
         queue = self.queues.pop(key)
         queue.abort(NotFound(f"{queue.machine} was deleted"))
 
+    def variable(self, ref: VariableRef) -> VariableResource:
+        """Find or make a variable.
+
+        Raises:
+            SpecMismatch: It exists and its values are of another dtype or shape.
+        """
+        variable = self.variables.get(ref.key)
+        if variable is None:
+            variable = self.variables[ref.key] = VariableResource(ref.key.name, ref.spec)
+        elif variable.spec != ref.spec:
+            raise SpecMismatch(
+                f"{variable} exists with values {variable.spec}, and this definition says {ref.spec}; "
+                "use the same definition everywhere, or another name"
+            )
+        return variable
+
+    def reset(self, containers: Collection[str]) -> list[QueueResource]:
+        """Empty containers of what is shared; return the queues that have effects: what waits fails with `NotFound`."""
+        emptied = [key for key in self.queues if key.container in containers and not key.session]
+        touched = [self.queues[key] for key in emptied]
+        for key in emptied:
+            self.delete(key)
+        for name in [key for key in self.variables if key.container in containers and not key.session]:
+            del self.variables[name]
+        return touched
+
     def detach(self, session: str, now: float, reason: str) -> list[QueueResource]:
         """Detach a session from every queue, remove its private ones, and return those that have effects."""
         touched = [queue for queue in self.queues.values() if session in queue.sessions]
@@ -132,6 +163,8 @@ class Resources:
             queue.detach(session, now, reason)
         for key in [key for key in self.queues if key.session == session and session]:
             self.delete(key)
+        for name in [key for key in self.variables if key.session == session and session]:
+            del self.variables[name]
         return touched
 
     def silence(self, session: str, now: float, reason: str) -> list[QueueResource]:

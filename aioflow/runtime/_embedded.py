@@ -17,11 +17,11 @@ from aioflow.runtime._timer import Timer
 from aioflow.runtime._waiter import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aioflow.names import DeviceName
     from aioflow.queues import Segment, Ticket
-    from aioflow.resources import LostProducer, QueueKey, QueueRef, QueueResource
+    from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, QueueResource, VariableKey, VariableRef
     from aioflow.runtime._config import SessionConfig
     from aioflow.runtime._host import Request
     from aioflow.specs import Column
@@ -109,11 +109,11 @@ class EmbeddedHost:
         self._fail_all(SessionClosed("the session was closed while this operation waited"))
         await self._background.stop()
 
-    def check_task(self, device: DeviceName, key: QueueKey) -> None:
+    def check_task(self, device: DeviceName, key: QueueKey | VariableKey) -> None:
         """Refuse a device of another task than this process."""
         if device.job not in {None, *_JOBS} or device.task not in {None, 0}:
             raise PlacementError(
-                f"queue {key.name!r} is placed on {str(device)!r}, but an embedded session has one task, "
+                f"{key.name!r} is placed on {str(device)!r}, but an embedded session has one task, "
                 "/job:localhost/task:0; name no task, or open the session on a server of that cluster"
             )
 
@@ -158,6 +158,23 @@ class EmbeddedHost:
         self.perform(queue)
         return answer
 
+    def read(self, ref: VariableRef) -> _Answer:
+        """Read a variable."""
+        return self._answered(lambda: self._resources.variable(ref).read())
+
+    def assign(self, ref: VariableRef, how: Assignment, value: Column, *, fetch: bool) -> _Answer:  # noqa: ARG002 - cheap
+        """Assign to a variable."""
+        return self._answered(lambda: self._resources.variable(ref).assign(how, value))
+
+    def reset(self, containers: Sequence[str]) -> _Answer:
+        """Empty containers."""
+
+        def empty() -> None:
+            for queue in self._resources.reset(containers):
+                self.perform(queue)
+
+        return self._answered(empty)
+
     def join(self, ref: QueueRef, name: str, rejoin_s: float) -> _Call:
         """Register a producer."""
         queue = self._attach(ref, registers=True)
@@ -173,6 +190,11 @@ class EmbeddedHost:
         self._timer.changed()
         self.perform(queue)
         return answer
+
+    def _answered(self, compute: Callable[[], Any]) -> _Answer:
+        if self._error is not None:
+            raise copy.copy(self._error)
+        return _Answer(compute)
 
     # Effects
 

@@ -15,11 +15,11 @@ from aioflow.errors import AioflowError
 from aioflow.runtime._cancellation import await_outcome, give_turn, owe_cancellation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aioflow.names import DeviceName
     from aioflow.queues import Segment
-    from aioflow.resources import LostProducer, QueueKey, QueueRef
+    from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, VariableKey, VariableRef
     from aioflow.runtime._waiter import Waiter
     from aioflow.specs import Column
 
@@ -109,7 +109,7 @@ class Host(Protocol):
         """End every call with `SessionClosed` and let go of everything."""
         ...
 
-    def check_task(self, device: DeviceName, key: QueueKey) -> None:
+    def check_task(self, device: DeviceName, key: QueueKey | VariableKey) -> None:
         """Refuse a device of a task that this host does not reach.
 
         Raises:
@@ -158,6 +158,18 @@ class Host(Protocol):
 
     def lookup(self, key: QueueKey) -> Call:
         """Ask for the `QueueDefinition` of a queue that exists."""
+        ...
+
+    def read(self, ref: VariableRef) -> Call:
+        """Read a variable: a column of one row."""
+        ...
+
+    def assign(self, ref: VariableRef, how: Assignment, value: Column, *, fetch: bool) -> Call:
+        """Assign to a variable; with `fetch` the answer is the new value, a column of one row."""
+        ...
+
+    def reset(self, containers: Sequence[str]) -> Call:
+        """Empty containers."""
         ...
 
     def join(self, ref: QueueRef, name: str, rejoin_s: float) -> Call:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aioflow.cluster import _messages as messages
+from aioflow.cluster import _replies as replies
+from aioflow.cluster import _requests as requests
 
 PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
 
@@ -20,8 +22,8 @@ HEAD = f"""# The wire
 
 This is version {messages.PROTOCOL_VERSION} of the protocol. A message is a list of frames, which the transport keeps
 whole and in order. The first frame is the header: a msgpack array of the message's code and its fields, at most 64 KiB.
-`Put` and `Rows` have raw frames behind it, one for each column of numbers and two for each of strings; nothing is ever
-pickled. Whatever is not exactly as on this page is refused.
+`Put`, `Assign` and `Rows` have raw frames behind it, one for each column of numbers and two for each of strings;
+nothing is ever pickled. Whatever is not exactly as on this page is refused.
 
 A request carries an `id`, which is its number in the session, counting up. Each is answered by exactly one of `Done`,
 `Rows`, `Found`, `Statistics`, `Withdrawn` and `Error`; a get that was withdrawn is not answered.
@@ -36,12 +38,10 @@ goes on waiting, and one that is done is answered once more. It keeps such an an
 def draw() -> str:
     """Return the page."""
     codes = {message: code for code, message in messages.MESSAGES.items()}
-    lines = {message: inspect.getsourcelines(message)[1] for message in codes}
-    first_of_server = lines[messages.Welcome]
     parts = [HEAD]
     for heading, chosen in (
-        ("From a client", [m for m in codes if lines[m] < first_of_server]),
-        ("From a server", [m for m in codes if lines[m] >= first_of_server]),
+        ("From a client", [m for m in codes if m.__module__ == requests.__name__]),
+        ("From a server", [m for m in codes if m.__module__ == replies.__name__]),
     ):
         parts.append(f"\n## {heading}\n")
         parts.extend(_message(message, codes[message]) for message in chosen)

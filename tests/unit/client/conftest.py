@@ -10,11 +10,11 @@ import pytest
 
 import aioflow as flow
 from aioflow.queues import Segment
-from aioflow.resources import QueueKey, QueueRef
+from aioflow.resources import Assignment, QueueKey, QueueRef, VariableKey, VariableRef
 from aioflow.runtime import Host, Waiter, Withdrawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from aioflow.names import DeviceName
     from aioflow.runtime import Request
@@ -116,7 +116,7 @@ class FakeHost:
     async def close(self) -> None:
         """Do nothing."""
 
-    def check_task(self, device: DeviceName, key: QueueKey) -> None:
+    def check_task(self, device: DeviceName, key: QueueKey | VariableKey) -> None:
         """Accept any."""
 
     def put(self, ref: QueueRef, segment: Segment) -> FakeCall:
@@ -143,6 +143,18 @@ class FakeHost:
         return self._call("size")
 
     is_closed = stats = delete = size
+
+    def read(self, ref: VariableRef) -> FakeCall:
+        """Start a question."""
+        return self._call("read")
+
+    def assign(self, ref: VariableRef, how: Assignment, value: Any, *, fetch: bool) -> FakeCall:
+        """Start an assignment."""
+        return self._call(f"assign {how}")
+
+    def reset(self, containers: Sequence[str]) -> FakeCall:
+        """Start a reset."""
+        return self._call("reset")
 
     def lookup(self, key: QueueKey) -> FakeCall:
         """Start a question."""

@@ -90,7 +90,7 @@ async def test_the_current_session_is_that_of_the_innermost_block() -> None:
 
 async def test_what_does_not_exist_yet_is_refused() -> None:
     """Arguments that this version does not have are refused, instead of ignored."""
-    with refused(flow.GraphError, "leave graph= out"):
+    with refused(flow.GraphError, "takes a flow.Graph"):
         flow.Session(graph=object())  # type: ignore[arg-type]
     with refused(flow.SessionError, "leave them out"):
         flow.Session(credentials=object())  # type: ignore[arg-type]

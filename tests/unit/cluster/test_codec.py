@@ -188,6 +188,6 @@ def test_codes_are_for_ever() -> None:
     names = (
         "Hello Define Put Get Ask Promote Acknowledge Withdraw Close Size IsClosed Stats Delete Lookup Join Leave Bye "
         "Welcome Done Rows Found Statistics Withdrawn Error Recall Goodbye "
-        "Resume Confirm Beat Heard"
+        "Resume Confirm Beat Heard Read Assign Reset"
     )
     assert " ".join(kind.__name__ for kind in MESSAGES) == names

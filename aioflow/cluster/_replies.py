@@ -1,0 +1,129 @@
+"""What goes over the wire from a server; `_messages` has the rules and the codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+# ruff: noqa: TC001 - the rules of fields are read out of the annotations
+from aioflow.cluster._field_types import Bool, Columns, Count, DefinitionFields, Id, Long, Name
+from aioflow.cluster._fields import TEXT_CHARS_MAX, Int, Listed, Record, Text
+
+__all__ = ["Done", "Error", "Found", "Goodbye", "Heard", "Recall", "Rows", "Statistics", "Welcome", "Withdrawn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The answer to `Hello`; in every version of the protocol it begins with the version.
+
+    Attributes:
+        version: The server's version of the protocol.
+        epoch: Different after each start of the server.
+        job: The job of the server's task.
+        task: Its index.
+        tasks: How many tasks its cluster has.
+        receipts: Where on the server's host this session's page of receipts is; empty if there is none.
+    """
+
+    version: Annotated[int, Int(0, 2**31)]
+    epoch: Name
+    job: Name
+    task: Annotated[int, Int()]
+    tasks: Annotated[int, Int()]
+    receipts: Name = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The request is done; `value` is the answer of `Size` and `IsClosed`."""
+
+    id: Id
+    value: Annotated[int, Int()] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a get took; followed by the frames of the columns."""
+
+    id: Id
+    columns: Columns
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The definition of a queue."""
+
+    id: Id
+    definition: DefinitionFields
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The fields of `QueueStats`; `numbers` are those from `capacity_bytes` on, in order."""
+
+    id: Id
+    name: Name
+    kind: Name
+    capacity: Annotated[int, Int(-1)]
+    numbers: Annotated[list[int], Record((Int(),) * 9)]
+    is_closed: Bool
+    producers: Annotated[list[str], Listed(Text())]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A put was withdrawn after so many of its rows were in."""
+
+    id: Id
+    rows: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """A request failed.
+
+    Attributes:
+        id: Which.
+        kind: The name of a class of `aioflow.errors`.
+        text: Its message.
+        notes: Its notes.
+        lost_producers: Name, reason and traceback of each.
+        type_name: The exception's class, where it was unforeseen.
+        traceback: Its traceback.
+    """
+
+    id: Id
+    kind: Name
+    text: Long
+    notes: Annotated[list[str], Listed(Text(TEXT_CHARS_MAX))]
+    lost_producers: Annotated[list[list[str]], Listed(Record((Text(), Text(TEXT_CHARS_MAX), Text(TEXT_CHARS_MAX))))]
+    type_name: Name = ""
+    traceback: Long = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What a request ahead holds is wanted: withdraw it unless it was handed over."""
+
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The server ends the connection.
+
+    Attributes:
+        kind: The class of the error that the session's calls get; empty in the answer to `Bye`. With `ConnectionLost`
+            the session may go on through a new connection.
+        reason: Why.
+    """
+
+    kind: Name
+    reason: Long
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The answer to a beat of a session that is not lost."""
+
+    number: Id
