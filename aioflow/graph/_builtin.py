@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from aioflow.errors import GraphError
+from aioflow.graph._graph import Node, Output
 from aioflow.graph._op import Op
 from aioflow.graph._scopes import current_graph
 from aioflow.specs import TensorSpec, numpy_dtype, parse_dtypes, parse_shapes
-
-if TYPE_CHECKING:
-    from aioflow.graph._graph import Node, Output
 
 __all__ = ["constant", "group", "identity", "placeholder"]
 
@@ -61,9 +59,11 @@ def constant(value: Any, dtype: Any = None, name: str = "constant") -> Node:
     """Make a node of a value that never changes; lists of numbers become arrays, as in TensorFlow.
 
     Raises:
-        GraphError: No graph is current.
+        GraphError: No graph is current, or the value is a node.
         SpecMismatch: The dtype is none.
     """
+    if isinstance(value, (Node, Output)):
+        raise GraphError(f"a constant has the same value in each step, {value!r} has not; use flow.identity for it")
     if dtype is not None:
         [dtype_name] = parse_dtypes([dtype])
         value = np.asarray(value, dtype=None if dtype_name in {"str", "bytes"} else numpy_dtype(dtype_name))
@@ -80,8 +80,8 @@ def identity(value: Node | Output, name: str = "identity") -> Node:
 def group(*nodes: Node | Output, name: str = "group") -> Node:
     """Make a node without a value that has run when all of these have."""
     graph = current_graph()
-    made = graph.add(GROUP, (), name=name)
     for given in nodes:
         graph.check(given.node)
+    made = graph.add(GROUP, (), name=name)
     made.controls = tuple(dict.fromkeys((*made.controls, *(given.node for given in nodes))))
     return made

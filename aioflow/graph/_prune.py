@@ -3,7 +3,8 @@
 1. Each needed node runs exactly once, however often it is fetched or used.
 2. What is fed need not be computed. A control dependency on a node that is fed still makes it run (as in TensorFlow),
    unless it is a placeholder, which has nothing to run.
-3. A constant without control dependencies runs nowhere: its value stands in the plan.
+3. A constant without control dependencies runs nowhere: its value stands in the plan. One that is a dict is made anew
+   in each step, as all containers are.
 """
 
 from __future__ import annotations
@@ -50,4 +51,4 @@ def prune(fetched: Iterable[Output | Node], fed: Container[Output | Node]) -> li
 
 def is_folded(node: Node) -> bool:
     """Whether a node's value is known before any step."""
-    return node.op is CONSTANT and not node.controls
+    return node.op is CONSTANT and not node.controls and not node.arguments[0].is_container
