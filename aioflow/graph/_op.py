@@ -47,7 +47,12 @@ class Op:
         self.is_coroutine = inspect.iscoroutinefunction(fn)
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
-        self._signature = inspect.signature(fn)
+        try:
+            self._signature = inspect.signature(fn)
+        except ValueError as error:
+            raise GraphError(
+                f"{fn!r} does not say what arguments it takes; wrap it in a function of your own"
+            ) from error
         self._positional = _positional_range(self._signature)
 
     def kernel(self, kind: str) -> Callable[[F], F]:
@@ -115,6 +120,9 @@ def op(fn: Callable[..., Any] | None = None, /, *, num_outputs: int = 1) -> Op |
     Args:
         fn: The function.
         num_outputs: How many values it returns; several as a tuple or list, 0 for an op that is run for its effect.
+
+    Raises:
+        GraphError: Python does not know the function's arguments, as of some builtins; or too many outputs.
     """
     if fn is not None:
         return Op(fn, num_outputs=num_outputs)
