@@ -56,7 +56,7 @@ def place(
             choices[requested, kinds] = allowed
         if not allowed:
             raise PlacementError(_no_device(members[0], requested, kinds, devices))
-        before = placed.get(members[0].index)
+        before = next((placed[node.index] for node in members if node.index in placed), None)
         for node in members:
             chosen[node] = before if before in allowed else allowed[0]
     return chosen
