@@ -37,7 +37,7 @@ class StreamWork:
     Attributes:
         stream: The number of its stream.
         launch: The slot of what was launched.
-        after: Slots of launches on other streams that come before it.
+        after: Slots of launches on other streams that come before it and whose values it does not take.
         released: Nodes of the same device, which need only that it was launched.
         is_awaited: Whether somebody needs it done: a fetch, or a node elsewhere.
     """
@@ -59,7 +59,7 @@ class Plan:
         modes: How its kernel runs.
         calls: What to call with the leaves.
         leaves: The slots of what its call is given.
-        outputs: The slots of its outputs; None where nobody uses it.
+        outputs: The slots of its outputs; None where nobody uses it, or it is fed.
         pending: For how many others each one waits.
         successors: Who waits until it is done.
         streams: More of those in mode `STREAM`.
@@ -165,7 +165,8 @@ class _Planner:
             if number in plan.streams:
                 plan.streams[number].is_awaited = True
         for node in plan.nodes:
-            plan.outputs.append(tuple([self._slots.get(Output(node, i)) for i in range(node.op.num_outputs)]))
+            outputs = [Output(node, i) for i in range(node.op.num_outputs)]
+            plan.outputs.append(tuple([None if one in self._fed else self._slots.get(one) for one in outputs]))
 
     def add_streams(self) -> None:
         """Give a node the stream of the first one it follows, unless another one has it; else the next in turn."""
@@ -190,7 +191,8 @@ class _Planner:
             assigned.add(number)
         for number, work in plan.streams.items():
             others = [plan.streams[one] for one in following[number]]
-            work.after = [other.launch for other in others if other.stream != work.stream]
+            taken = set(plan.leaves[number])  # a launch comes after those whose values it takes
+            work.after = [o.launch for o in others if o.stream != work.stream and o.launch not in taken]
             for slot in work.after:
                 plan.uses[slot] += 1
 
