@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks run`, `gate` or `setup`."""
+"""The command line: `python -m benchmarks run`, `gate`, `graph` or `setup`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--system", action="append", choices=SYSTEMS, help="may be repeated (default: all)")
     run.add_argument("--small", action="store_true", help="few elements: whether everything runs, not how fast")
     gate = commands.add_parser("gate", help="measure, and fail where aioflow is slower than it must be")
-    for command in (run, gate):
+    graph = commands.add_parser("graph", help="what a step of a graph costs; fails where it costs too much")
+    graph.add_argument("--small", action="store_true", help="few nodes: whether it runs, not how fast")
+    for command in (run, gate, graph):
         command.add_argument("--rounds", type=_rounds, default=5, help="runs of each system (default: %(default)s)")
         command.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     commands.add_parser("setup", help="make the environment .venv-bench with all systems")
@@ -72,6 +74,20 @@ def _gate(options: argparse.Namespace) -> int:
     return 1 if short else 0
 
 
+def _graph(options: argparse.Namespace) -> int:
+    from benchmarks import graphs  # noqa: PLC0415 - `setup` runs where nothing is installed
+
+    figures, rows = graphs.run(options.rounds, small=options.small)
+    for name, figure in figures.items():
+        print(f"{name}: {figure}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    print()
+    for what, figure, demand, is_met in rows:
+        print(f"{'met        ' if is_met else 'FALLS SHORT'} {what}: {figure:#.3g} ({demand})")
+    return 0 if options.small or all(is_met for *_, is_met in rows) else 1
+
+
 def _measured(plan: dict[str, list[str]], options: argparse.Namespace, *, small: bool) -> Results:
     left_out = missing({system for systems in plan.values() for system in systems})
     for system, reason in left_out.items():
@@ -88,6 +104,7 @@ def _measured(plan: dict[str, list[str]], options: argparse.Namespace, *, small:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "gate": _gate,
+    "graph": _graph,
     "setup": lambda _: setup(),
 }
 

@@ -18,7 +18,7 @@ def setup() -> int:
     subprocess.run([sys.executable, "-m", "venv", "--clear", FOLDER], cwd=ROOT, check=True)
     pip = [f"{FOLDER}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for torch in TORCHES:
-        if subprocess.run([*pip, "-e", ".", torch], cwd=ROOT, check=False).returncode == 0:
+        if subprocess.run([*pip, "-e", ".", torch, "dask"], cwd=ROOT, check=False).returncode == 0:
             print(f"ready, with {torch}: {FOLDER}/bin/python -m benchmarks run")
             return 0
     return 1

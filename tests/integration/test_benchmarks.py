@@ -202,3 +202,11 @@ def test_meter_refuses_what_was_not_sent() -> None:
         meter.element(elements[workload.total - 1][0], np.int64(workload.total - 1 + change))
         with pytest.raises(WrongElements, match="elements arrived"):
             meter.result()
+
+
+def test_the_graph_benchmark_runs(run_program: RunProgram) -> None:
+    """It measures everything, and says of each demand whether it is met."""
+    program = run_program("-m", "benchmarks", "graph", "--small", "--rounds", "1")
+    assert program.finish() == 0, program.output
+    assert len(re.findall(r"^(?:met|FALLS SHORT) ", program.output, re.MULTILINE)) >= 7
+    assert "chain of 200, x bare tasks" in program.output
