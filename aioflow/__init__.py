@@ -8,158 +8,34 @@ Where to read next: `client/` is what users hold, `queues/_machine.py` the rules
 goes over the wire, `errors.py` everything that can be raised.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from aioflow.client import (
-    Batches,
-    Coordinator,
-    FIFOQueue,
-    PaddingFIFOQueue,
-    PriorityQueue,
-    Producer,
-    Queue,
-    QueueRunner,
-    RandomShuffleQueue,
-    Session,
-    Variable,
-    Writer,
-    global_variables_initializer,
-    lookup,
-    trainable_variables,
-)
-from aioflow.cluster import ClusterSpec, Server
-from aioflow.devices import DeviceInfo, GPUOptions
-from aioflow.errors import (
-    AddressInUse,
-    AioflowError,
-    AuthenticationFailed,
-    ConnectFailed,
-    ConnectionLost,
-    DeviceError,
-    DeviceOutOfMemory,
-    DeviceUnavailable,
-    EndOfQueue,
-    GraphCycle,
-    GraphError,
-    LocalProtocolError,
-    LostProducer,
-    NodeFailed,
-    NoSession,
-    NotFound,
-    NotInitialised,
-    OperationCancelled,
-    PlacementError,
-    ProtocolError,
-    QueueClosed,
-    QueueError,
-    QueueReset,
-    RemoteError,
-    RemoteProtocolError,
-    SessionClosed,
-    SessionError,
-    SpecMismatch,
-    StorageError,
-    TransportError,
-    UnknownOp,
-    VersionMismatch,
-)
-from aioflow.graph import (
-    Graph,
-    Node,
-    Op,
-    Output,
-    constant,
-    container,
-    control_dependencies,
-    device,
-    group,
-    identity,
-    name_scope,
-    op,
-    placeholder,
-    variable_scope,
-)
-from aioflow.queues import QueueStats
-from aioflow.runtime import SessionConfig
+if TYPE_CHECKING:
+    from aioflow._public import *  # noqa: F403
+    from aioflow._public import __all__ as __all__
 
-__all__ = [
-    "AddressInUse",
-    "AioflowError",
-    "AuthenticationFailed",
-    "Batches",
-    "ClusterSpec",
-    "ConnectFailed",
-    "ConnectionLost",
-    "Coordinator",
-    "DeviceError",
-    "DeviceInfo",
-    "DeviceOutOfMemory",
-    "DeviceUnavailable",
-    "EndOfQueue",
-    "FIFOQueue",
-    "GPUOptions",
-    "Graph",
-    "GraphCycle",
-    "GraphError",
-    "LocalProtocolError",
-    "LostProducer",
-    "NoSession",
-    "Node",
-    "NodeFailed",
-    "NotFound",
-    "NotInitialised",
-    "Op",
-    "OperationCancelled",
-    "Output",
-    "PaddingFIFOQueue",
-    "PlacementError",
-    "PriorityQueue",
-    "Producer",
-    "ProtocolError",
-    "Queue",
-    "QueueClosed",
-    "QueueError",
-    "QueueReset",
-    "QueueRunner",
-    "QueueStats",
-    "RandomShuffleQueue",
-    "RemoteError",
-    "RemoteProtocolError",
-    "Server",
-    "Session",
-    "SessionClosed",
-    "SessionConfig",
-    "SessionError",
-    "SpecMismatch",
-    "StorageError",
-    "TransportError",
-    "UnknownOp",
-    "Variable",
-    "VersionMismatch",
-    "Writer",
-    "constant",
-    "container",
-    "control_dependencies",
-    "device",
-    "global_variables_initializer",
-    "group",
-    "identity",
-    "lookup",
-    "name_scope",
-    "op",
-    "placeholder",
-    "trainable_variables",
-    "variable_scope",
-]
+    __version__: str
 
-__version__: str
-
-if not TYPE_CHECKING:
+else:
+    # `import aioflow` costs next to nothing. The first name that is used loads all of them, so that nothing is left to
+    # be loaded, file by file, on a running event loop.
 
     def __getattr__(name: str) -> Any:
-        """Look the version up when it is asked for: reading the distribution's metadata takes milliseconds."""
+        """Load the public names; or look the version up, as reading the distribution's metadata takes milliseconds."""
         if name == "__version__":
             from importlib.metadata import version  # noqa: PLC0415
 
             return version("aioflow-mq")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
+        _public = import_module("aioflow._public")
+        globals().update({known: getattr(_public, known) for known in ("__all__", *_public.__all__)})
+        try:
+            return globals()[name]
+        except KeyError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+    def __dir__() -> list[str]:
+        """Name what can be used."""
+        return [*__getattr__("__all__"), "__all__", "__doc__", "__name__", "__version__"]

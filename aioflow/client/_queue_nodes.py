@@ -103,6 +103,7 @@ async def _hold(queue: Queue, n: Any, *, up_to: bool, single: bool) -> Taken:
     host, ref, count = await queue._begin_get(n, single=single)  # noqa: SLF001 - one package
     call = host.get(ref, count, up_to=up_to)
     columns = await hold_get(call)
+    host.seen.add(ref.key)
 
     def acknowledge() -> None:
         if not call.waiter.is_set:  # the host let go of what had come

@@ -41,7 +41,8 @@ __all__ = ["CudaDevice", "count_devices"]
 STREAMS = 4
 # Of each device: two batches of 64 MB each way. Beyond it copies are made all the same, through the driver's buffers.
 PINNED_BYTES_MAX = 256 << 20
-# What is left to others on a card of which all is taken at the start, at least: a twentieth of it, or this (TensorFlow's).
+# What is left to others on a card of which all is taken at the start, at least: a twentieth of it, or this (that is
+# TensorFlow's).
 REST_BYTES = 300 << 20
 # CuPy's pool hands memory out in multiples of this.
 ALLOCATION_BYTES = 512

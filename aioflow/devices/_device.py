@@ -1,18 +1,20 @@
-"""What a device is to those who use it. Every device keeps these rules:
+"""What a device is to those who use it.
 
-1. Work is *launched* on a stream and never waited for there. Launches of one stream run in the order in which they were
-   made; those of several streams overlap. A launch that takes another's value, or is made `after` it, follows it.
+Every device keeps these rules:
+
+1. Work is *launched* on a stream and never waited for there. Launches of one stream run in the order in which they
+   were made; those of several streams overlap. A launch that takes another's value, or is made `after` it, follows it.
 2. A value stays on the device until somebody waits: `Stream.when_done` is one host wait, and counted. A chain of any
    number of launches needs one.
 3. A launch that fails, or is cancelled, fails those that take its value or come after it, with the same error; their
    functions are not called. The stream goes on.
 4. A value lives until it was released and all launches and waits that were made with it before are through. Its memory
    is not used anew while the device still works with it.
-5. Each stream has a thread, which starts with its first launch, and a second one that waits, which starts with the first
-   wait. Callbacks are called in the second. `close` ends both, within a bound.
+5. Each stream has a thread, which starts with its first launch, and a second one that waits, which starts with the
+   first wait. Callbacks are called in the second. `close` ends both, within a bound.
 
-`Stream` and `Launch` are the same for every device (`_stream.py`). What differs is a stream's `Engine`: `_cpu.py` has the
-one that runs work in the stream's thread, `_cuda.py` the one that gives it to a CUDA stream.
+`Stream` and `Launch` are the same for every device (`_stream.py`). What differs is a stream's `Engine`: `_cpu.py` has
+the one that runs work in the stream's thread, `_cuda.py` the one that gives it to a CUDA stream.
 """
 
 from __future__ import annotations

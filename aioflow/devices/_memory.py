@@ -99,7 +99,8 @@ class Accounts:
 class PinnedPool:
     """Page-locked buffers, taken and given back, by sizes that are powers of two.
 
-    Page-locking costs much more than a copy, so buffers are kept; and it takes memory from everyone, so there is a bound.
+    Page-locking costs much more than a copy, so buffers are kept; and it takes memory from everyone, so there is a
+    bound.
 
     Args:
         allocate: Returns a new buffer of so many bytes; what it raises goes on.

@@ -72,7 +72,7 @@ def constant(value: Any, dtype: Any = None, name: str = "constant") -> Node:
     return current_graph().add(CONSTANT, (value,), name=name)
 
 
-def identity(value: Node | Output, name: str = "identity") -> Node:
+def identity(value: Any, name: str = "identity") -> Node:
     """Make a node with the value of another one: it gets control dependencies where that one was made outside."""
     return current_graph().add(IDENTITY, (value,), name=name)
 

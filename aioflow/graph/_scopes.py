@@ -235,7 +235,7 @@ def current_controls() -> Sequence[Controls]:
 
 
 def _node_of(given: Any) -> Node:
-    node = getattr(given, "node", None)
+    node: Any = getattr(given, "node", None)
     if not hasattr(node, "controls"):
         raise GraphError(f"control_dependencies takes nodes, got {given!r}; of a queue or variable take a node of it")
     return node  # type: ignore[no-any-return]
