@@ -15,12 +15,15 @@ the server whatever becomes of the client, so that messages may be late, and few
 from __future__ import annotations
 
 import fcntl
+import logging
 import mmap
 import os
 import re
 import resource
 
-__all__ = ["PAGE_BYTES", "Receipts", "ReceiptsPage"]
+__all__ = ["PAGE_BYTES", "Receipts", "ReceiptsPage", "open_receipts"]
+
+logger = logging.getLogger("aioflow.session")
 
 # Places for over 1,000 gets.
 PAGE_BYTES = 16_384
@@ -120,6 +123,17 @@ class Receipts:
         self._words[place + 1] = 0
         self._words[place] = request
         return place
+
+
+def open_receipts(path: str, secret: str) -> Receipts | None:
+    """Open a page that the server has told of; None where it has none, or it is out of reach."""
+    if not path:
+        return None
+    try:
+        return Receipts(path, secret)
+    except OSError as error:
+        logger.debug("gets are acknowledged by a message each, as the server's memory is out of reach: %s", error)
+        return None
 
 
 def _mark(secret: str) -> bytes:

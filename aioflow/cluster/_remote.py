@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ from aioflow.cluster._events import Answered, Recalled, Refused, Undone, Voided,
 from aioflow.cluster._fields import NAME_CHARS_MAX
 from aioflow.cluster._link import Link
 from aioflow.cluster._peer import Peer
-from aioflow.cluster._receipts import Receipts
+from aioflow.cluster._receipts import Receipts, open_receipts
 from aioflow.errors import PlacementError, SessionClosed, SpecMismatch
 from aioflow.runtime import Waiter, Withdrawn
 from aioflow.specs import take_rows
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from aioflow.transport import Frame
 
 __all__ = ["RemoteHost"]
-
-logger = logging.getLogger("aioflow.session")
 
 _Make = Callable[[int, int], m.Message]
 
@@ -354,7 +351,7 @@ class RemoteHost:
         is_same, self._info = welcome.epoch == self._info.epoch, welcome
         if not is_same:  # else the page is the same, and what stands on it may not have been heard yet
             self._close_receipts()
-            self._receipts = _open_receipts(welcome.receipts, self._secret)
+            self._receipts = open_receipts(welcome.receipts, self._secret)
 
     def _close_receipts(self) -> None:
         receipts, self._receipts = self._receipts, None
@@ -384,16 +381,6 @@ class RemoteHost:
 
 def _shape(spec: TensorSpec) -> list[int | None] | None:
     return None if spec.shape is None else list(spec.shape)
-
-
-def _open_receipts(path: str, secret: str) -> Receipts | None:
-    if not path:
-        return None
-    try:
-        return Receipts(path, secret)
-    except OSError as error:
-        logger.debug("gets are acknowledged by a message each, as the server's memory is out of reach: %s", error)
-        return None
 
 
 def _rows(columns: tuple[Column, ...], start: int, stop: int) -> tuple[Column, ...]:
