@@ -312,7 +312,7 @@ class QueueMachine:
         reason = f"{self} is closed and has too few elements (requested {missing}, current size {len(self)})"
         if self.lost_producers:
             lost = ", ".join(f"{producer.name} ({producer.reason})" for producer in self.lost_producers)
-            reason += f"; the data may be short, as producers were lost: {lost}"
+            reason = f"the data may be short, as producers were lost: {lost}; {reason}"
         self._effects.append(Failed(get.ticket, EndOfQueue(reason, lost_producers=self.lost_producers)))
         return True
 

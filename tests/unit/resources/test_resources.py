@@ -318,7 +318,12 @@ def test_lost_producers_are_reported(resources: Resources) -> None:
     lost = LostProducer("p", "ValueError: no", "Traceback ...")
     queue.leave("p", lost, 0.0)
     get = queue.machine.dequeue(1)
-    assert outcomes(queue)[get].lost_producers == (lost,)
+    end = outcomes(queue)[get]
+    assert end.lost_producers == (lost,)
+    assert str(end) == (
+        "the data may be short, as producers were lost: p (ValueError: no); queue 'q' is closed and has too few "
+        "elements (requested 1, current size 0)"
+    )
 
 
 def test_a_session_that_goes_loses_its_producers(resources: Resources) -> None:
