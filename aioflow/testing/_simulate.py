@@ -82,6 +82,8 @@ def simulate(
     """
     if on_asyncio():
         raise RuntimeError("simulate() runs an event loop of its own: call it from a plain function, not a coroutine")
+    if faults is not None and not isinstance(faults, Faults):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+        raise TypeError(f"faults= takes a Faults, such as Faults(disconnects=3), got {faults!r}")
     faults = faults or Faults()
     if faults.stops:
         raise ValueError("a coroutine cannot be stopped by a simulated network; leave stops= out, or use partitions=")

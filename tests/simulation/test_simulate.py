@@ -361,3 +361,5 @@ def test_mistakes_are_refused() -> None:
         asyncio.run(main())
     with pytest.raises(ValueError, match="leave stops= out"):
         simulate(_order, seed=0, faults=Faults(stops=1))
+    with pytest.raises(TypeError, match=r"faults= takes a Faults.* got 3"):
+        simulate(_order, seed=0, faults=3)  # type: ignore[arg-type]
