@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import operator
-import os
+import sys
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from aioflow.client._batches import Batches
@@ -56,7 +57,7 @@ class Queue:
             check_shared_name(shared_name)
         self._definition = definition
         self._shared = bool(shared_name)
-        self._name = shared_name or f"_private:{os.getpid()}:{next(_private_numbers)}"
+        self._name = shared_name or _private_name(type(self).__name__)
         self._container = current_container() if container is None else container
         self._device = DeviceName() if device is None else DeviceName.parse(device)
         self._device = current_device(self, self._set_device)
@@ -64,7 +65,7 @@ class Queue:
 
     @property
     def name(self) -> str:
-        """The shared name; for a private queue, a name that only messages show."""
+        """The shared name; for a private queue, a name that only messages show: it says where it was defined."""
         return self._name
 
     @property
@@ -291,6 +292,7 @@ class Queue:
 
         Raises:
             SpecMismatch: On entering, the name is in use and its holder did not go within `lost_s` + 1 s.
+            QueueReset: On entering, the server was started anew since the last call on this queue; enter another one.
         """
         return Producer(self, name, rejoin_s)
 
@@ -394,3 +396,10 @@ def check_count(n: Any) -> int:
     if not 0 <= count <= COUNT_MAX:
         raise SpecMismatch(f"the number of elements is {count}; expected 0 to {COUNT_MAX}")
     return count
+
+
+def _private_name(kind: str) -> str:
+    """Name a private queue by what a user can find: the line that calls its class."""
+    frame = sys._getframe(3)  # noqa: SLF001 - above this, and the constructors of `Queue` and of its kind
+    file = PurePath(frame.f_code.co_filename).name.encode(errors="backslashreplace").decode()
+    return f"private {kind} {next(_private_numbers)}, defined at {file}:{frame.f_lineno}"

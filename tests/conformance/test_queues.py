@@ -168,6 +168,6 @@ async def _outcome(operation: Started) -> object:
         result = await operation.outcome()
     except flow.AioflowError as error:
         # A private queue's name differs from session to session.
-        return type(error).__name__, re.sub(r"'_private[^']*'", "", str(error)), tuple(operation.notes)
+        return type(error).__name__, re.sub(r"'private [^']*'", "", str(error)), tuple(operation.notes)
     parts = result if isinstance(result, tuple) else (result,)
     return [part.tolist() if isinstance(part, np.ndarray | np.generic) else part for part in parts]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import pytest
 
 import aioflow as flow
@@ -35,3 +38,28 @@ async def test_the_epochs_of_a_private_queue_are_private() -> None:
         await queue.epoch(0).enqueue(7)
         assert await queue.epoch(0).size() == 1
         assert await queue.epoch(1).size() == 0
+
+
+async def test_messages_say_where_a_private_queue_was_defined() -> None:
+    """Its kind, and the line: that is what a user can find; two of one line are two queues."""
+    one, other = (flow.FIFOQueue(2, ["int32"], [[]]) for _ in range(2))
+    line = sys._getframe().f_lineno - 1
+    async with flow.Session():
+        await one.enqueue(1)
+        assert await other.size() == 0
+        await one.close()
+        with pytest.raises(flow.QueueClosed) as caught:
+            await one.enqueue(1)
+    assert re.fullmatch(
+        rf"queue 'private FIFOQueue \d+, defined at test_bound_queues\.py:{line}' is closed", str(caught.value)
+    )
+    assert repr(one) == f"<FIFOQueue {one.name!r}>"
+    assert one.name != other.name
+
+
+def test_a_file_may_have_any_name() -> None:
+    """One that is no text, too."""
+    code = compile("q = flow.PaddingFIFOQueue(2, ['int32'], [[None]])", "/tmp/\udcff'.py", "exec")
+    namespace = {"flow": flow}
+    exec(code, namespace)
+    assert "defined at \\udcff'.py:1" in namespace["q"].name
