@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,7 +138,7 @@ def test_wrong_arguments_are_refused(call: Callable[[], Any]) -> None:
         with pytest.raises(flow.GraphError, match=re.escape("op 'add' takes (x")) as caught:
             call()
         assert graph.nodes == []
-    assert [entry for entry in caught.traceback if entry.path.samefile(__file__)]
+    assert [entry for entry in caught.traceback if Path(entry.path).samefile(__file__)]
 
 
 def test_a_node_remembers_its_line() -> None:
