@@ -25,15 +25,15 @@ class Inbox:
         else:
             self._wake = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
         self._posts: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._is_awake = False
         self._is_closed = False
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Have a function called on the event loop soon; from any thread. After the close it is dropped."""
-        is_first = not self._posts
+        # In this order: whoever finds the loop awake has posted before it looks.
         self._posts.append((function, args))
-        # Whoever finds it empty wakes the loop. Two threads at once may both, which costs a turn and no more; that none
-        # does cannot be: the loop empties it one by one, after it was woken.
-        if is_first and not self._is_closed:
+        if not self._is_awake and not self._is_closed:
+            self._is_awake = True
             self._wake(self._run)
 
     def close(self) -> None:
@@ -41,6 +41,7 @@ class Inbox:
         self._is_closed = True
 
     def _run(self) -> None:
+        self._is_awake = False
         while self._posts:
             function, args = self._posts.popleft()
             function(*args)

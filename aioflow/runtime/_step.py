@@ -315,7 +315,8 @@ class Step:
             for slot, part in zip(outputs, parts, strict=True):
                 if slot is not None:
                     self._values[slot] = part
-        if newly := self._countdown.finish(number):
+        newly = self._countdown.finish(number)
+        if newly and not self._is_over:  # else a kernel has outlasted its cancellation
             self._ready.extend(newly)
 
     def _hold(self, outputs: Sequence[int | None], taken: Taken) -> Any:
