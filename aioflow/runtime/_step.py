@@ -2,7 +2,8 @@
 
 1. Ready nodes stand in one list. Workers, which are tasks, take from it: one that finds a kernel to await first hires
    another if more is ready, so that a kernel that waits keeps nothing else waiting, and kernels that do not wait cost
-   no task each. The task that called `run` is the first worker.
+   no task each. The task that called `run` is the first worker. Threads tell what they have done in callbacks of the
+   event loop, which can start no task, and have not the step's context: a task of its own hires for them.
 2. The first error ends the step: nothing starts any more, coroutines are cancelled, threads are waited for.
 3. What a dequeue node took is the queue's until another node is started with it, or the step has succeeded: a step that
    ends otherwise gives it back.
@@ -93,6 +94,7 @@ class Step:
         self._group: TaskGroup
         self._parked: Waiter[None] | None = None  # the first worker, with nothing to do
         self._is_hired = False  # a worker is about to begin
+        self._call: Waiter[None] | None = None  # for a worker, by a callback
         self._elsewhere = 0  # nodes on threads and streams
         self._all_back = anyio.Event()
         self._is_over = False
@@ -103,6 +105,8 @@ class Step:
         try:
             async with anyio.create_task_group() as self._group:
                 await self._work_to_the_end()
+                if self._call is not None:
+                    self._call.resolve(None)
             if self._error is None:
                 await give_turn()
         except BaseException as error:
@@ -180,6 +184,22 @@ class Step:
             else:
                 self._group.start_soon(self._work)
 
+    def _went_elsewhere(self) -> None:
+        """Count a node as on a thread or stream; see to it that its return can call a worker."""
+        self._elsewhere += 1
+        if self._call is None:
+            self._call = Waiter()
+            self._group.start_soon(self._hire_for_callbacks)
+
+    async def _hire_for_callbacks(self) -> None:
+        while True:
+            assert self._call is not None
+            await self._call.wait()
+            if not self._countdown.left:
+                return
+            self._call = Waiter()
+            self._group.start_soon(self._work)
+
     # Kernels
 
     async def _await_kernel(self, number: int) -> None:
@@ -210,7 +230,7 @@ class Step:
             self._call_kernel(number)
             return
         call, leaves = self.plan.calls[number], self._leaves(number)
-        self._elsewhere += 1
+        self._went_elsewhere()
 
         def job() -> None:
             value, error, began = None, None, perf_counter()
@@ -219,6 +239,7 @@ class Step:
                     value = call(*leaves)
                 except BaseException as raised:  # noqa: BLE001 - it is told where the step is
                     error = raised
+            leaves.clear()  # before others begin who have waited for their memory
             self._inbox.post(self._came_back, number, pool, value, error, perf_counter() - began)
 
         pool.submit(job)
@@ -258,7 +279,7 @@ class Step:
             self._inbox.post(self._is_done, number, value, error, perf_counter() - began)
 
         stream.when_done(launch, done, want_value=want_value)
-        self._elsewhere += 1
+        self._went_elsewhere()
 
     def _is_done(self, number: int, value: Any, error: BaseException | None, seconds: float) -> None:
         self.seconds[number] = seconds
@@ -274,8 +295,11 @@ class Step:
             self._fail(number, error)
         else:
             self._finish(number, value)
-            if self._ready or not self._countdown.left:
-                self._hire()
+            if (self._ready or not self._countdown.left) and not self._is_hired and not self._is_over:
+                self._is_hired = True
+                waits = self._parked or self._call
+                assert waits is not None
+                waits.resolve(None)
 
     # Values
 
