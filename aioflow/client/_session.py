@@ -57,8 +57,9 @@ class Session:
         """Make a session; nothing is opened yet.
 
         Args:
-            target: `inproc://name`, `ipc://path` or `tcp://host:port` of a server, or a `Server` of this process. None
-                is what the environment variable AIOFLOW_TARGET names, else an embedded host: queues in this process.
+            target: `inproc://name`, `ipc://path` or `tcp://host:port` of a server, or a `Server` of this process. An
+                empty one is an embedded host: queues in this process. None is what the environment variable
+                AIOFLOW_TARGET names, else embedded.
             graph: What `run` takes its fetches from; None for any graph.
             config: Settings; the defaults where None.
             credentials: Not available in this version.
@@ -73,10 +74,10 @@ class Session:
         if credentials is not None:
             raise SessionError("this version of aioflow serves this host only and takes no credentials; leave them out")
         if target is None:
-            target = os.environ.get(TARGET_VARIABLE) or None
-        if target is not None and not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+            target = os.environ.get(TARGET_VARIABLE, "")
+        if not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
             raise SessionError(f"a session's target is an address or a Server, got {target!r}")
-        self._target = normalise_address(target) if isinstance(target, str) else target
+        self._target = normalise_address(target) if isinstance(target, str) and target else target or None
         self._graph = graph
         self._config = config or SessionConfig()
         self._executor: Executor | None = None
@@ -200,7 +201,7 @@ class Session:
             ConnectFailed: No server answered in time.
             SessionError: The target is neither an address nor a server: what an embedded session holds goes with it.
         """
-        if not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+        if not target or not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
             raise SessionError(f"reset needs the address of a server, or a Server; got {target!r}")
         if isinstance(containers, str):
             raise SessionError(f"containers is a list of names; got {containers!r}")
@@ -216,7 +217,7 @@ class Session:
     async def _open_executor(self) -> Executor:
         if self._target is not None:
             raise GraphError(
-                "this version runs graphs in embedded sessions only: open a Session() for the graph beside this, "
+                'this version runs graphs in embedded sessions only: open a Session("") for the graph beside this, '
                 "and give its queues this session with queue.on(session).nodes"
             )
         async with self._opening:

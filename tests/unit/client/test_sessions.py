@@ -109,11 +109,13 @@ async def test_what_does_not_exist_yet_is_refused() -> None:
 
 
 async def test_the_target_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a target a session opens on what AIOFLOW_TARGET names; where it is empty, embedded."""
+    """Without a target a session opens on what AIOFLOW_TARGET names; where that or the target is empty, embedded."""
     async with flow.Server({"local": ["inproc://environment"]}):
         monkeypatch.setenv("AIOFLOW_TARGET", "inproc://environment")
         async with flow.Session() as session:
             assert isinstance(session.host, RemoteHost)
+        async with flow.Session("") as session:
+            assert isinstance(session.host, EmbeddedHost)
         monkeypatch.setenv("AIOFLOW_TARGET", "")
         async with flow.Session() as session:
             assert isinstance(session.host, EmbeddedHost)
