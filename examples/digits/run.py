@@ -1,6 +1,6 @@
 """Runs the whole job on this machine: a server, the loaders and the trainers, each as a process.
 
-    python examples/digits/run.py [--loaders 3] [--trainers 2] [--epochs 20]
+    python examples/digits/run.py [--loaders 3 | --graph] [--trainers 2] [--epochs 20]
 
 Every line that they print is shown with the name of its process in front. Loaders and trainers end by themselves when
 the data ends; then the server is told to. If one of them fails, or on Ctrl-C, all are ended. With several trainers each
@@ -74,7 +74,7 @@ async def end(name: str, process: Process) -> None:
         raise PartFailed(f"{name} was told to end and ended with exit code {process.returncode}")
 
 
-async def run(folder: Path, loaders: int, trainers: int, epochs: int) -> None:
+async def run(folder: Path, loader: str, loaders: int, trainers: int, epochs: int) -> None:
     """Run everything until the trainers are done; whatever happens, all processes have ended when this returns."""
     address = f"ipc://{folder}/flow.sock"
     env = os.environ | {
@@ -91,8 +91,8 @@ async def run(folder: Path, loaders: int, trainers: int, epochs: int) -> None:
         serve = part("server", "-m", "aioflow", "serve", "--bind", address, env=env, until_told=True)
         server = parts.create_task(serve)
         workers = [
-            parts.create_task(part(f"{kind}-{index}", str(HERE / f"{kind}.py"), str(index), env=env))
-            for kind, count in (("loader", loaders), ("trainer", trainers))
+            parts.create_task(part(f"{kind}-{index}", str(HERE / program), str(index), env=env))
+            for kind, program, count in (("loader", loader, loaders), ("trainer", "trainer.py", trainers))
             for index in range(count)
         ]
         await asyncio.wait(workers)
@@ -115,7 +115,9 @@ def check(folder: Path, epochs: int) -> None:
 async def main() -> int:
     """Read the command line, run until all is done or somebody interrupts, and return the exit code."""
     parser = argparse.ArgumentParser(description="Recognise handwritten digits: loaders, a queue, trainers.")
-    parser.add_argument("--loaders", type=int, default=1)
+    loading = parser.add_mutually_exclusive_group()
+    loading.add_argument("--loaders", type=int, default=1)
+    loading.add_argument("--graph", action="store_true", help="one loader, which is a dataflow graph")
     parser.add_argument("--trainers", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=20)
     arguments = parser.parse_args()
@@ -126,7 +128,8 @@ async def main() -> int:
     code = 0
     try:
         with tempfile.TemporaryDirectory(prefix="aioflow-") as folder:
-            await run(Path(folder), arguments.loaders, arguments.trainers, arguments.epochs)
+            loader = "graph_loader.py" if arguments.graph else "loader.py"
+            await run(Path(folder), loader, arguments.loaders, arguments.trainers, arguments.epochs)
     except* PartFailed as failed:
         for error in failed.exceptions:
             print(f"run.py: {error}", file=sys.stderr)

@@ -185,6 +185,41 @@ def test_blocking_trainer_learns_from_every_sample() -> None:
         assert lines[-1] == "learned from 2000 samples: y = 3.0 x -1.0"
 
 
+def test_control_dependencies_bound_the_memory() -> None:
+    """The values are the same; without them all blocks are there at once, with them four."""
+    with started("control_dependencies.py") as example:
+        assert example.finish() == 0, example.output
+        found = re.findall(r"^(\w+) +control dependencies: (\d+), peak (\S+) MB$", example.output, re.MULTILINE)
+        assert [(which, value) for which, value, _ in found] == [("without", "60000000"), ("with", "60000000")]
+        without, bounded = [float(peak) for _, _, peak in found]
+        assert without > 16 * 4
+        assert bounded < 5 * 4
+
+
+def test_two_devices_share_a_graph() -> None:
+    """The chain of products runs on the GPU, or what stands in for it; the rest, and a pinned node, on the CPU."""
+    with started("two_devices.py") as example:
+        assert example.finish() == 0, example.output
+        placed = dict(re.findall(r"^(\w+): \(\w+\): +/job:localhost/task:0/device:(.+)$", example.output, re.MULTILINE))
+        on_gpu = sorted(name for name, device in placed.items() if device == "GPU:0")
+        assert on_gpu == ["multiply", "multiply_1", "multiply_2", "multiply_3"]
+        assert placed["load"] == placed["multiply_4"] == placed["describe"] == "CPU:0"
+        assert len(re.findall(r"^256 x 256, mean of squares \d\.\d+$", example.output, re.MULTILINE)) == 2
+        assert example.output.count("digraph {") == 1
+        assert example.output.count("subgraph cluster_") == 2
+
+
+def test_digits_are_loaded_by_a_graph() -> None:
+    """Four steps at once enqueue every sample exactly once an epoch, and the runner ends each epoch."""
+    with started("digits/run.py", "--graph") as example:
+        assert example.finish() == 0, example.output
+        [accuracy] = re.findall(r"\| test accuracy: (\S+) %", example.output)
+        assert float(accuracy) >= ACCURACY_MIN
+        assert "20 epochs loaded by graphs of 4 nodes, 4 steps at a time" in example.output
+        assert "each of the 1437 samples arrived exactly once in each of the 20 epochs" in example.output
+        assert example.leftovers() == []
+
+
 @pytest.mark.parametrize(("loaders", "trainers"), [(1, 1), (3, 1), (3, 2)])
 def test_digits_are_learned_from_every_sample_once_an_epoch(loaders: int, trainers: int) -> None:
     """Each trainer's model is good enough, no sample is lost or doubled, and nothing is left behind."""
@@ -198,10 +233,11 @@ def test_digits_are_learned_from_every_sample_once_an_epoch(loaders: int, traine
         assert example.leftovers() == []
 
 
+@pytest.mark.parametrize("loading", [["--loaders", "3"], ["--graph"]], ids=["loaders", "graph"])
 @pytest.mark.parametrize("moment", [r"trainer-0 +\| started", r"trainer-0 +\| epoch  2"], ids=["starting", "training"])
-def test_ctrl_c_ends_the_digits_at_once_and_quietly(moment: str) -> None:
+def test_ctrl_c_ends_the_digits_at_once_and_quietly(moment: str, loading: list[str]) -> None:
     """The exit code is 130, there is no traceback, and no process or file is left, whenever it comes."""
-    with started("digits/run.py", "--loaders", "3", "--trainers", "2", "--epochs", "1000") as example:
+    with started("digits/run.py", *loading, "--trainers", "2", "--epochs", "1000") as example:
         example.read_until(moment)
         interrupted = monotonic()
         example.interrupt("run.py")
