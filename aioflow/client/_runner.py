@@ -49,7 +49,7 @@ class QueueRunner:
     def __init__(self, queue: Queue, enqueue_nodes: Iterable[Node]) -> None:
         self.queue = queue
         self.nodes = tuple(enqueue_nodes)
-        if not self.nodes or not all(isinstance(node, Node) for node in self.nodes):
+        if not self.nodes or not all(isinstance(node, Node) for node in self.nodes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
             raise GraphError(f"a QueueRunner needs one or more enqueue nodes, got {self.nodes!r}")
 
 
@@ -63,6 +63,7 @@ class Coordinator:
     def __init__(self) -> None:
         self._group: TaskGroup | None = None
         self._error: BaseException | None = None
+        self._was_entered = False
         self._running = 0
         self._all_ended = anyio.Event()
 
@@ -79,8 +80,11 @@ class Coordinator:
         """
         if self._group is None:
             raise SessionError("enter the coordinator first: `async with flow.Coordinator() as coordinator:`")
+        session = session or current_session()
+        if not self._running:
+            self._all_ended = anyio.Event()
         self._running += 1
-        self._group.start_soon(self._run, runner, session or current_session())
+        self._group.start_soon(self._run, runner, session)
 
     async def join(self) -> None:
         """Wait until every runner has ended; a runner's error cancels this wait and is raised by the block."""
@@ -94,8 +98,9 @@ class Coordinator:
 
     async def __aenter__(self) -> Self:
         """Begin."""
-        if self._group is not None:
+        if self._was_entered:
             raise SessionError("this coordinator was entered before; make a new one")
+        self._was_entered = True
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         return self
