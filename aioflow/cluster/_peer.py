@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Peer"]
 
-# A server keeps so many answers of a session at least until it hears that they have come.
-CONFIRM_EVERY = 64
+# A server keeps so many answers of a session at least, or bytes of values in them, until it hears that they have come.
+CONFIRM_EVERY, CONFIRM_BYTES = 64, 1 << 16
 
 # By what a request is answered if it succeeds; the others are by `Done`.
 _ANSWERS: dict[type[Any], type[Any]] = {
@@ -75,6 +75,7 @@ class Peer:
         self._outlets = Outlets()
         self._acks: deque[tuple[int, int, int]] = deque()  # the last id before it, its get, the rows
         self._to_confirm: list[int] = []
+        self._bytes_to_confirm = 0  # each new value of a variable that was answered is another one
         self._reset: set[QueueRef] = set()
         self._producers: dict[tuple[QueueRef, str], float] = {}
         self._late_ack: tuple[int, int] | None = None  # not encoded yet: the next of the same get replaces it
@@ -259,7 +260,7 @@ class Peer:
             self._acks.popleft()
         self._events.append(event)
         if not request.is_delivered:
-            self._close_request(request)
+            self._close_request(request, sum(memoryview(frame).nbytes for frame in frames))
 
     def _answer(
         self,
@@ -286,13 +287,14 @@ class Peer:
             case m.Error():
                 return Refused(message.id, unpack_error(message, self._address))
 
-    def _close_request(self, request: Request) -> None:
+    def _close_request(self, request: Request, nbytes: int) -> None:
         del self._requests[request.id]
         if request.kind in _ONCE:
             self._to_confirm.append(request.id)
-            if len(self._to_confirm) >= CONFIRM_EVERY:
+            self._bytes_to_confirm += nbytes
+            if len(self._to_confirm) >= CONFIRM_EVERY or self._bytes_to_confirm >= CONFIRM_BYTES:
                 self._send(m.Confirm(self._to_confirm))
-                self._to_confirm = []
+                self._to_confirm, self._bytes_to_confirm = [], 0
         if request.kind is m.Put:
             self._release(self._outlets.answered(request))
 

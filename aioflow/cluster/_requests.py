@@ -224,7 +224,7 @@ class Read:
 class Assign:
     """Assign to a variable; followed by the frames of one column of one row.
 
-    Answered by `Done`, or with `fetch` by `Rows` with the new value.
+    Answered by `Rows`, which have the new value where `fetch` asks for it, else no column.
 
     Attributes:
         id: The request's.
