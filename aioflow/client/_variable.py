@@ -79,14 +79,14 @@ class Variable:
             check_shared_name(name, "the name of a variable")
         if callable(initial_value) and (dtype is None or shape is None):
             raise GraphError(f"variable {name!r} gets its initial value of a function: give dtype= and shape=")
-        self._initial = initial_value
-        self._trainable = trainable
-        self._spec = _spec(initial_value, dtype, shape)
-        if not callable(initial_value):
-            self._convert(initial_value)
         self._shared = name is not None
         scope = current_variable_scope()
         self._name = scope.prefix + name if name is not None else f"_private:{os.getpid()}:{next(_private_numbers)}"
+        self._initial: Any = initial_value if callable(initial_value) else None
+        self._trainable = trainable
+        self._spec = _spec(initial_value, dtype, shape)
+        # A column of its own: the array that was given may change.
+        self._first = None if callable(initial_value) else self._convert(initial_value)
         self._container = current_container()
         self._device = DeviceName() if device is None else DeviceName.parse(device)
         self._device = current_device(self, self._set_device)
@@ -164,13 +164,16 @@ class Variable:
 
     async def initialize(self) -> None:
         """Assign the initial value, whatever the variable has now."""
-        await self._assign("set", self._initial() if callable(self._initial) else self._initial)
+        await self._assign_column("set", self._convert(self._initial()) if self._first is None else self._first)
 
     # For the other files of this package
 
     async def _assign(self, how: Assignment, value: Any, *, fetch: bool = False) -> Any:
+        return await self._assign_column(how, self._convert(value), fetch=fetch)
+
+    async def _assign_column(self, how: Assignment, column: Any, *, fetch: bool = False) -> Any:
         host, ref = await self._begin()
-        call = host.assign(ref, how, self._convert(value), fetch=fetch)
+        call = host.assign(ref, how, column, fetch=fetch)
         await complete_put(call)
         return self._to_user(call.waiter.value) if fetch else None
 
@@ -185,7 +188,7 @@ class Variable:
         try:
             return to_columns((value,), ElementSpec((self._spec,)), many=False)[0]
         except SpecMismatch as error:
-            raise SpecMismatch(f"variable {getattr(self, '_name', '')!r}: {error}") from error
+            raise SpecMismatch(f"variable {self._name!r}: {error}") from error
 
     def _to_user(self, answer: Any) -> Any:
         columns = answer if isinstance(answer, tuple) else (answer,)

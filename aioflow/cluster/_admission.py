@@ -32,12 +32,12 @@ def check_columns(
     components = element.components
     if [component.dtype for component in components] != list(dtypes):
         raise SpecMismatch(f"got components of {list(dtypes)}; expected {', '.join(map(str, components))}")
-    rows = columns[0].shape[0] if rows is None else rows
+    count: int = columns[0].shape[0] if rows is None else rows
     for i, (column, component) in enumerate(zip(columns, components, strict=True)):
-        if column.shape[0] != rows or not component.admits(column.shape[1:]):
-            raise SpecMismatch(f"component {i} has shape {list(column.shape)}; expected {rows} rows of {component}")
-    if rows > EMPTY_ROWS_MAX and not any(math.prod(column.shape) for column in columns):
-        raise SpecMismatch(f"got {rows} elements without a byte; expected at most {EMPTY_ROWS_MAX} of those at once")
+        if column.shape[0] != count or not component.admits(column.shape[1:]):
+            raise SpecMismatch(f"component {i} has shape {list(column.shape)}; expected {count} rows of {component}")
+    if count > EMPTY_ROWS_MAX and not any(math.prod(column.shape) for column in columns):
+        raise SpecMismatch(f"got {count} elements without a byte; expected at most {EMPTY_ROWS_MAX} of those at once")
 
 
 def check_count(definition: QueueDefinition, count: int) -> None:

@@ -218,14 +218,21 @@ class RemoteHost:
         )
 
     def assign(self, ref: VariableRef, how: Assignment, value: Column, *, fetch: bool) -> _Call:
-        """Assign to a variable."""
+        """Assign to a variable.
+
+        Raises:
+            SpecMismatch: The value is longer than what travels in one frame; nothing was sent.
+        """
         key, spec = ref.key, ref.spec
         private, shape, described = bool(key.session), _shape(spec), describe_columns([value], [spec.dtype])
+
+        frames = encode_columns([value])
+        check_frames(frames, f"variable {key.name!r}", SpecMismatch)
 
         def make(request: int, _: int) -> m.Assign:
             return m.Assign(request, key.container, key.name, private, spec.dtype, shape, how, fetch, described)
 
-        return self._request(None, make, encode_columns([value]))
+        return self._request(None, make, frames)
 
     def reset(self, containers: Sequence[str]) -> _Call:
         """Empty containers."""
