@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aioflow.runtime._waiter import on_asyncio
@@ -25,23 +26,25 @@ class Inbox:
         else:
             self._wake = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
         self._posts: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self._is_awake = False
+        self._is_woken = False
         self._is_closed = False
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Have a function called on the event loop soon; from any thread. After the close it is dropped."""
-        # In this order: whoever finds the loop awake has posted before it looks.
         self._posts.append((function, args))
-        if not self._is_awake and not self._is_closed:
-            self._is_awake = True
-            self._wake(self._run)
+        # Two threads at once may both wake the loop, which costs a turn and no more. That none does cannot be: the loop
+        # forgets that it was woken before it looks.
+        if not self._is_woken and not self._is_closed:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the event loop has ended; trio's error is one of these
+                self._wake(self._run)
 
     def close(self) -> None:
         """Wake the event loop no more: it may end."""
         self._is_closed = True
 
     def _run(self) -> None:
-        self._is_awake = False
+        self._is_woken = False
         while self._posts:
             function, args = self._posts.popleft()
             function(*args)
