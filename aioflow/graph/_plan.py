@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioflow.graph._bind import Constant, bind
 from aioflow.graph._graph import Node, Output
+from aioflow.graph._op import outputs_of
 from aioflow.graph._prune import is_folded
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class StreamWork:
     Attributes:
         stream: The number of its stream.
         launch: The slot of what was launched.
-        after: Slots of launches on other streams that come before it and whose values it does not take.
+        after: Slots of launches that come before it, and whose values it does not take: it fails if they do.
         released: Nodes of the same device, which need only that it was launched.
         is_awaited: Whether somebody needs it done: a fetch, or a node elsewhere.
     """
@@ -134,6 +135,8 @@ class _Planner:
             several = [taken.node.op.num_outputs > 1 and self._is_chained(taken, number) for taken in node.inputs]
             picked = {taken for taken, is_picked in zip(node.inputs, several, strict=True) if is_picked}
             call, leaves = bind(node.op.kernels[kind], node.arguments, node.keywords, picked)
+            if plan.modes[number] is Mode.STREAM and node.op.num_outputs > 1:
+                call = _split(node, call)
             plan.calls.append(call)
             plan.leaves.append(tuple([self._leaf(leaf, number) for leaf in leaves]))
             for slot in set(plan.leaves[-1]):
@@ -192,7 +195,7 @@ class _Planner:
         for number, work in plan.streams.items():
             others = [plan.streams[one] for one in following[number]]
             taken = set(plan.leaves[number])  # a launch comes after those whose values it takes
-            work.after = [o.launch for o in others if o.stream != work.stream and o.launch not in taken]
+            work.after = [other.launch for other in others if other.launch not in taken]
             for slot in work.after:
                 plan.uses[slot] += 1
 
@@ -232,6 +235,11 @@ class _Planner:
         plan = self.plan
         both = plan.modes[one] is Mode.STREAM and plan.modes[other] is Mode.STREAM
         return both and plan.devices[one] == plan.devices[other]
+
+
+def _split(node: Node, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Check the number of outputs where they are made: other nodes may take them on the device."""
+    return lambda *values: outputs_of(node, call(*values))
 
 
 def _mode(node: Node, kind: str) -> Mode:

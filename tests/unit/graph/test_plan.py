@@ -177,6 +177,18 @@ def test_what_is_on_another_stream_comes_before() -> None:
     assert plan.streams[1].released == [3]
 
 
+def test_what_is_on_the_same_stream_comes_before_too() -> None:
+    """The stream keeps the order; the `after` says that it must have gone well."""
+    with flow.Graph():
+        a = take()
+        with flow.control_dependencies([a]):
+            b = take()
+    plan = planned(b, everywhere=GPU)
+    assert streams(plan) == [0, 0]
+    assert plan.streams[1].after == [plan.streams[0].launch]
+    assert not plan.streams[0].is_awaited
+
+
 def test_who_waits_for_a_device() -> None:
     """A node elsewhere and a fetch need a launch done; its own device does not."""
     with flow.Graph():
