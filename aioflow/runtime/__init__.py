@@ -22,7 +22,7 @@ from aioflow.runtime._host import (
     hold_get,
 )
 from aioflow.runtime._loop_thread import LoopThread, raise_owed_interrupt
-from aioflow.runtime._step import Taken
+from aioflow.runtime._taken import Taken
 from aioflow.runtime._timer import Timer
 from aioflow.runtime._waiter import Waiter, on_asyncio
 

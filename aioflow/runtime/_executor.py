@@ -61,7 +61,7 @@ class Executor:
         self._inbox = Inbox()
         threads = config.inter_op_parallelism_threads
         self._pools = [
-            ThreadPool(f"aioflow {device.name}", threads) if not device.streams and threads >= 0 else None
+            ThreadPool(f"aioflow {device.name}", threads) if device.kind == "CPU" and threads >= 0 else None
             for device in self.devices
         ]
         self._plans: dict[Any, Plan] = {}
@@ -107,6 +107,8 @@ class Executor:
         with anyio.move_on_after(CLOSE_S):
             if self._steps:
                 await self._idle.wait()
+        for step in self._steps:
+            step.abandon()
         self._inbox.close()
         threads = [thread for pool in self._pools if pool is not None for thread in pool.close()]
         if self._limits is not None:

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from aioflow.errors import AioflowError, NodeFailed
+from aioflow.errors import AioflowError, DeviceUnavailable, NodeFailed
 from aioflow.graph import Countdown, Mode, outputs_of
 from aioflow.runtime._cancellation import finish, give_turn, is_turn_due
+from aioflow.runtime._taken import Taken
 from aioflow.runtime._waiter import Waiter, on_asyncio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from anyio.abc import TaskGroup
 
@@ -33,37 +35,7 @@ if TYPE_CHECKING:
     from aioflow.runtime._inbox import Inbox
     from aioflow.runtime._pool import ThreadPool
 
-__all__ = ["Step", "Taken"]
-
-
-class Taken:
-    """What the kernel of a dequeue node returns: a value that goes back where it came from unless it is acknowledged.
-
-    Args:
-        value: The value.
-        acknowledge: Takes it for good.
-        withdraw: Gives it back.
-    """
-
-    __slots__ = ("_acknowledge", "_is_decided", "_withdraw", "value")
-
-    def __init__(self, value: Any, acknowledge: Callable[[], None], withdraw: Callable[[], None]) -> None:
-        self.value = value
-        self._acknowledge = acknowledge
-        self._withdraw = withdraw
-        self._is_decided = False
-
-    def acknowledge(self) -> None:
-        """Take it for good; once."""
-        if not self._is_decided:
-            self._is_decided = True
-            self._acknowledge()
-
-    def withdraw(self) -> None:
-        """Give it back, unless it was acknowledged."""
-        if not self._is_decided:
-            self._is_decided = True
-            self._withdraw()
+__all__ = ["Step"]
 
 
 class Step:
@@ -87,14 +59,15 @@ class Step:
         self._pools = pools
         self._inbox = inbox
         self._launches: dict[int, Launch] = {}  # by slot, those whose value may still be needed
+        self._launched: dict[int, Launch] = {}  # by node, all of them, in order
         self._uses = plan.uses.copy()
         self._countdown = Countdown(plan.pending, plan.successors)
         self._ready = deque(self._countdown.ready())
         self._taken: dict[int, Taken] = {}
         self._group: TaskGroup
         self._parked: Waiter[None] | None = None  # the first worker, with nothing to do
+        self._bell: Waiter[None] | None = None  # of the task that hires where nobody else can
         self._is_hired = False  # a worker is about to begin
-        self._call: Waiter[None] | None = None  # for a worker, by a callback
         self._elsewhere = 0  # nodes on threads and streams
         self._all_back = anyio.Event()
         self._is_over = False
@@ -104,9 +77,11 @@ class Step:
         """Run it; return the values of the fetches, None for those that have none."""
         try:
             async with anyio.create_task_group() as self._group:
-                await self._work_to_the_end()
-                if self._call is not None:
-                    self._call.resolve(None)
+                try:
+                    await self._work_to_the_end()
+                except BaseException:
+                    self._stop()
+                    raise
             if self._error is None:
                 await give_turn()
         except BaseException as error:
@@ -124,20 +99,37 @@ class Step:
     def abort(self, error: BaseException) -> None:
         """End the step with an error."""
         if not self._is_over:
-            self._is_over = True
             self._error = error
-            self._ready.clear()
+            self._stop()
             self._group.cancel_scope.cancel()
-            for launch in self._launches.values():
-                launch.cancel()
+
+    def abandon(self) -> None:
+        """Wait no longer for kernels that run elsewhere; for a step that was ended."""
+        self._all_back.set()
+
+    def _stop(self) -> None:
+        """Start nothing any more, and wait for what runs on streams as for what runs on threads."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._ready.clear()
+        running = {launch.stream: launch for launch in self._launched.values() if not launch.cancel()}
+        for stream, launch in running.items():  # the last one of each
+            with suppress(DeviceUnavailable):  # it was closed, and has waited for its work itself
+                stream.when_done(launch, lambda *_: self._inbox.post(self._is_back), want_value=False)
+                self._elsewhere += 1
 
     def _settle(self) -> None:
         for launch in self._launches.values():
             launch.release()
-        for taken in reversed(self._taken.values()):  # the last one taken goes back first, to stand behind the others
-            if self._error is None:
-                taken.acknowledge()
-            else:
+        if self._error is None:
+            try:
+                for taken in self._taken.values():
+                    taken.acknowledge()
+            except AioflowError as error:  # raised below, when the others have gone back
+                self._error = error
+        if self._error is not None:
+            for taken in reversed(self._taken.values()):  # the last one first, to stand behind the others
                 taken.withdraw()
 
     # Workers
@@ -146,12 +138,14 @@ class Step:
         while True:
             await self._work()
             if self._is_over or not self._countdown.left:
-                return
+                break
             self._parked = Waiter()
             try:
                 await self._parked.wait()
             finally:
                 self._parked = None
+        if self._bell is not None:
+            self._bell.resolve(None)
 
     async def _work(self) -> None:
         self._is_hired = False
@@ -184,21 +178,26 @@ class Step:
             else:
                 self._group.start_soon(self._work)
 
-    def _went_elsewhere(self) -> None:
-        """Count a node as on a thread or stream; see to it that its return can call a worker."""
-        self._elsewhere += 1
-        if self._call is None:
-            self._call = Waiter()
-            self._group.start_soon(self._hire_for_callbacks)
+    def _ring(self) -> None:
+        """Have somebody look from outside of the step's tasks, where none can be started."""
+        if not self._is_hired and not self._is_over:
+            waiting = self._parked or self._bell
+            assert waiting is not None
+            self._is_hired = True
+            waiting.resolve(None)
 
-    async def _hire_for_callbacks(self) -> None:
-        while True:
-            assert self._call is not None
-            await self._call.wait()
-            if not self._countdown.left:
-                return
-            self._call = Waiter()
+    async def _answer(self, bell: Waiter[None]) -> None:
+        while self._countdown.left:
+            await bell.wait()
+            bell = self._bell = Waiter()
             self._group.start_soon(self._work)
+
+    def _expect(self) -> None:
+        """Count a kernel that runs elsewhere."""
+        self._elsewhere += 1
+        if self._bell is None:
+            self._bell = Waiter()
+            self._group.start_soon(self._answer, self._bell)
 
     # Kernels
 
@@ -229,20 +228,31 @@ class Step:
         if pool is None:
             self._call_kernel(number)
             return
-        call, leaves = self.plan.calls[number], self._leaves(number)
-        self._went_elsewhere()
+        call, slots = self.plan.calls[number], self.plan.leaves[number]
+        leaves = [self._values[slot] for slot in slots]
+        held = [slot for slot in slots if slot in self._taken] if self._taken else []
+        self._let_go(slots)
+        self._expect()
 
         def job() -> None:
             value, error, began = None, None, perf_counter()
             if not self._is_over:
+                if held:
+                    self._inbox.post(self._begun, number, held)
                 try:
                     value = call(*leaves)
                 except BaseException as raised:  # noqa: BLE001 - it is told where the step is
                     error = raised
-            leaves.clear()  # before others begin who have waited for their memory
+            leaves.clear()
             self._inbox.post(self._came_back, number, pool, value, error, perf_counter() - began)
 
         pool.submit(job)
+
+    def _begun(self, number: int, held: Sequence[int]) -> None:
+        try:
+            self._acknowledge(held)
+        except AioflowError as error:
+            self._fail(number, error)
 
     def _came_back(
         self, number: int, pool: ThreadPool, value: Any, error: BaseException | None, seconds: float
@@ -259,7 +269,7 @@ class Step:
             leaves = [self._values[slot] for slot in slots]
             args, after = leaves[: -len(work.after) or None], leaves[len(leaves) - len(work.after) :]
             launch = stream.launch(plan.calls[number], args, after, name=plan.nodes[number].name)
-            self._launches[work.launch] = self._values[work.launch] = launch
+            self._launched[number] = self._launches[work.launch] = self._values[work.launch] = launch
             self._use(slots)
             if work.is_awaited:
                 self._await_launch(number, stream, launch, want_value=any(s is not None for s in plan.outputs[number]))
@@ -279,7 +289,7 @@ class Step:
             self._inbox.post(self._is_done, number, value, error, perf_counter() - began)
 
         stream.when_done(launch, done, want_value=want_value)
-        self._went_elsewhere()
+        self._expect()
 
     def _is_done(self, number: int, value: Any, error: BaseException | None, seconds: float) -> None:
         self.seconds[number] = seconds
@@ -287,19 +297,22 @@ class Step:
 
     def _arrived(self, number: int, value: Any, error: BaseException | None) -> None:
         """Take what a thread has brought."""
-        self._elsewhere -= 1
         if self._is_over:
-            if not self._elsewhere:
-                self._all_back.set()
-        elif error is not None:
+            self._is_back()
+            return
+        self._elsewhere -= 1
+        if error is not None:
             self._fail(number, error)
         else:
             self._finish(number, value)
-            if (self._ready or not self._countdown.left) and not self._is_hired and not self._is_over:
-                self._is_hired = True
-                waits = self._parked or self._call
-                assert waits is not None
-                waits.resolve(None)
+            if self._ready or not self._countdown.left:
+                self._ring()
+
+    def _is_back(self) -> None:
+        """Count what a step that is over still waits for."""
+        self._elsewhere -= 1
+        if not self._elsewhere:
+            self._all_back.set()
 
     # Values
 
@@ -310,7 +323,18 @@ class Step:
         return leaves
 
     def _use(self, slots: Sequence[int]) -> None:
-        """Take values as used by one node: the last one lets go of them."""
+        """Take values as used by one node, which starts now."""
+        self._let_go(slots)
+        if self._taken:
+            self._acknowledge(slots)
+
+    def _acknowledge(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            if slot in self._taken:
+                self._taken.pop(slot).acknowledge()
+
+    def _let_go(self, slots: Sequence[int]) -> None:
+        """Count one use of each value: the last one drops it."""
         uses, values = self._uses, self._values
         for slot in set(slots) if len(slots) > 1 else slots:
             left = uses[slot] = uses[slot] - 1
@@ -318,15 +342,13 @@ class Step:
                 values[slot] = None
                 if slot in self._launches:
                     self._launches.pop(slot).release()
-        if self._taken:
-            for slot in slots:
-                if slot in self._taken:
-                    self._taken.pop(slot).acknowledge()
 
     def _finish(self, number: int, value: Any) -> None:
         outputs = self.plan.outputs[number]
         if type(value) is Taken:
-            value = self._hold(outputs, value)
+            value = self._hold(number, outputs, value)
+        if self._launched and number in self._launched and outputs.count(None) == len(outputs):
+            outputs = ()  # what it returned stays on its device
         if len(outputs) == 1:
             if outputs[0] is not None:
                 self._values[outputs[0]] = value
@@ -340,20 +362,21 @@ class Step:
                 if slot is not None:
                     self._values[slot] = part
         newly = self._countdown.finish(number)
-        if newly and not self._is_over:  # else a kernel has outlasted its cancellation
+        if newly and not self._is_over:  # a kernel may end well although it was cancelled
             self._ready.extend(newly)
 
-    def _hold(self, outputs: Sequence[int | None], taken: Taken) -> Any:
-        """Keep what was taken until it is used; what nobody will use, is."""
-        slots = [slot for slot in outputs if slot is not None]
+    def _hold(self, number: int, outputs: Sequence[int | None], taken: Taken) -> Any:
+        """Keep what was taken until it is used, or until the end of the step."""
+        slots = [slot for slot in outputs if slot is not None] or [~number]  # no slot has such a number
         self._taken.update(dict.fromkeys(slots, taken))
-        if not slots:
-            taken.acknowledge()
-        return taken.value
+        value, taken.value = taken.value, None
+        return value
 
     # Failures
 
     def _fail(self, number: int, error: BaseException) -> None:
+        # A launch that fails fails those that need it, and one of those may have been waited for.
+        number = next((n for n, launch in self._launched.items() if launch.error is error), number)
         node = self.plan.nodes[number]
         device = str(self._devices[self.plan.devices[number]].name)
         where = f"node {node.name!r} on {device}, made at {node.line}"
