@@ -35,6 +35,7 @@ LOOK_S = 0.005
 MAY_BLOCK = {
     "aioflow/runtime/_loop_thread.py": {"call", "start", "stop"},  # of blocking calls: the caller's thread is to wait
     "aioflow_zmq/_context.py": {"_stop_collector"},  # joins a thread that has nothing left to do
+    "aioflow/runtime/_pool.py": {"apply"},  # looks at what is loaded, once for each session
     "zmq/utils/garbage.py": {"start"},  # waits until a thread that it has just started runs
     "aioflow_zmq/_lock.py": {"__init__", "release"},  # files of a local folder, once for each listener
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -14,7 +14,7 @@ import anyio.to_thread
 from aioflow.errors import DeviceError, GraphError, SessionClosed, SpecMismatch
 from aioflow.graph import Graph, LastRun, Node, Output, Plan, flatten_fetches, make_plan, place, prune
 from aioflow.runtime._inbox import Inbox
-from aioflow.runtime._pool import ThreadPool
+from aioflow.runtime._pool import IntraOpLimit, ThreadPool
 from aioflow.runtime._step import Step
 
 if TYPE_CHECKING:
@@ -36,14 +36,6 @@ CLOSE_S = 5.0
 logger = logging.getLogger("aioflow.session")
 
 
-class ThreadLimits(Protocol):
-    """What threadpoolctl gives."""
-
-    def restore_original_limits(self) -> None:
-        """Undo them."""
-        ...
-
-
 class Executor:
     """The steps of one session.
 
@@ -60,8 +52,11 @@ class Executor:
         self._convert = convert
         self._inbox = Inbox()
         threads = config.inter_op_parallelism_threads
+        self._limit = IntraOpLimit(config.intra_op_parallelism_threads)
         self._pools = [
-            ThreadPool(f"aioflow {device.name}", threads) if device.kind == "CPU" and threads >= 0 else None
+            ThreadPool(f"aioflow {device.name}", threads, self._limit.apply)
+            if device.kind == "CPU" and threads >= 0
+            else None
             for device in self.devices
         ]
         self._plans: dict[Any, Plan] = {}
@@ -70,7 +65,7 @@ class Executor:
         self._steps: set[Step] = set()
         self._idle = anyio.Event()
         self._is_closed = False
-        self._limits = _limit_threads(config.intra_op_parallelism_threads)
+        self._limit.apply()
 
     async def run(self, fetches: Any, feed: Mapping[Node | Output, Any] | None, graph: Graph | None) -> Any:
         """Run one step; several may run at once.
@@ -111,10 +106,9 @@ class Executor:
             step.abandon()
         self._inbox.close()
         threads = [thread for pool in self._pools if pool is not None for thread in pool.close()]
-        if self._limits is not None:
-            self._limits.restore_original_limits()
         if threads or any(device.streams for device in self._opened.own):
             await anyio.to_thread.run_sync(_end, threads, self._opened)
+        self._limit.undo()
 
     def _plan(self, graph: Graph, fetched: Sequence[Node | Output], fed: Mapping[Output, Any]) -> Plan:
         key = (graph, graph.version, tuple(fetched), frozenset(fed))
@@ -180,13 +174,3 @@ def _end(threads: Sequence[threading.Thread], opened: OpenDevices) -> None:
     for thread in threads:
         if thread.is_alive():
             logger.warning("a kernel still runs on thread %r; it was left behind", thread.name)
-
-
-def _limit_threads(threads: int) -> ThreadLimits | None:
-    """Limit the threads within kernels, in this process; 0 leaves them as they are."""
-    if threads <= 0:
-        return None
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - not everybody asks for it
-
-    limits: ThreadLimits = threadpool_limits(limits=threads)
-    return limits
