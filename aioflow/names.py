@@ -120,6 +120,15 @@ class DeviceName:
             index=index,
         )
 
+    def allows(self, device: DeviceName) -> bool:
+        """Whether a device, by its full name, has every field that is given here."""
+        return (
+            self.job in {None, device.job}
+            and self.task in {None, device.task}
+            and self.kind in {None, device.kind}
+            and self.index in {None, device.index}
+        )
+
     def __str__(self) -> str:
         """Print the fields that are given, in the form that `parse` reads."""
         parts = [

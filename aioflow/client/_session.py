@@ -18,7 +18,16 @@ from aioflow.devices import open_devices
 from aioflow.errors import GraphError, NoSession, SessionClosed, SessionError
 from aioflow.graph import Graph
 from aioflow.names import normalise_address
-from aioflow.runtime import EmbeddedHost, Executor, SessionConfig, begin_call, complete_put, finish, on_asyncio
+from aioflow.runtime import (
+    EmbeddedHost,
+    Executor,
+    SessionConfig,
+    SessionDevices,
+    begin_call,
+    complete_put,
+    finish,
+    on_asyncio,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -81,6 +90,7 @@ class Session:
         self._graph = graph
         self._config = config or SessionConfig()
         self._executor: Executor | None = None
+        self._devices: SessionDevices | None = None
         self._opening = anyio.Lock()
         self._host: Host | None = None
         self._closed = False
@@ -141,6 +151,8 @@ class Session:
             self._closed = True
             if self._executor is not None:
                 await self._executor.close()
+            if self._devices is not None:
+                await self._devices.close()
             await self._host.close()
 
     async def __aenter__(self) -> Self:
@@ -210,22 +222,37 @@ class Session:
 
     async def devices(self) -> tuple[DeviceInfo, ...]:
         """Return what devices there are: name, kind, memory limit in bytes, and the card's own name."""
-        _ = self.host
-        executor = self._executor or await self._open_executor()
-        return tuple(device.info() for device in executor.devices)
+        self._check_embedded()
+        devices = self._devices or await self._open_devices()
+        return tuple(device.info() for device in devices.devices)
 
     async def _open_executor(self) -> Executor:
+        self._check_embedded()
+        devices = self._devices or await self._open_devices()
+        if self._executor is None:
+            self._executor = Executor(devices, self._config, convert_feed)
+        return self._executor
+
+    async def _open_devices(self) -> SessionDevices:
+        """Open the devices of this process, for graphs and for copies of batches; they are closed with the session."""
+        async with self._opening:
+            _ = self.host
+            if self._devices is None:
+                options = self._config.gpu_options
+                devices = SessionDevices(await anyio.to_thread.run_sync(partial(open_devices, gpu_options=options)))
+                if self._closed:
+                    await devices.close()
+                    _ = self.host
+                self._devices = devices
+            return self._devices
+
+    def _check_embedded(self) -> None:
+        _ = self.host
         if self._target is not None:
             raise GraphError(
                 'this version runs graphs in embedded sessions only: open a Session("") for the graph beside this, '
                 "and give its queues this session with queue.on(session).nodes"
             )
-        async with self._opening:
-            if self._executor is None:
-                options = self._config.gpu_options
-                opened = await anyio.to_thread.run_sync(partial(open_devices, gpu_options=options))
-                self._executor = Executor(opened, self._config, convert_feed)
-            return self._executor
 
     @property
     def host(self) -> Host:

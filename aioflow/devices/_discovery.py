@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,27 @@ class OpenDevices:
     Attributes:
         devices: All of them; kernels of those without streams run on the host's own threads.
         own: Those that were opened here, and are closed here; not those of `use_devices`.
+        why_no_gpu: Why no GPU can be used, where it is not that there is none.
     """
 
     devices: tuple[Device, ...]
     own: tuple[Device, ...]
+    why_no_gpu: str = ""
+
+    def find(self, name: DeviceName) -> Device:
+        """Return the device of a name; of several that it allows a GPU before a CPU, then the lowest index.
+
+        Raises:
+            PlacementError: There is no such device; says which there are.
+            DeviceUnavailable: It names a GPU, and none can be used; says why.
+        """
+        allowed = [device for device in self.devices if name.allows(device.name)]
+        if allowed:
+            return min(allowed, key=lambda device: (device.kind == "CPU", device.name.index or 0))
+        if name.kind == "GPU" and self.why_no_gpu:
+            raise DeviceUnavailable(f"{str(name)!r} cannot be used: {self.why_no_gpu}")
+        there_is = ", ".join(str(device.name) for device in self.devices)
+        raise PlacementError(f"there is no device {str(name)!r}; there is {there_is}")
 
     def close(self, bound_s: float = CLOSE_S) -> None:
         """Close those that were opened here; blocks as `Device.close` does, for each.
@@ -96,27 +113,35 @@ def open_devices(
         )
     used = [device for device in _used.get() if (device.name.job, device.name.task) == (job, task)]
     own: list[Device] = []
+    why_no_gpu = ""
     if not any(device.kind == "CPU" for device in used):
         own += [CpuDevice(DeviceName(job, task, "CPU", i), streams=0) for i in range(count.get("CPU", 1))]
-    if not any(device.kind == "GPU" for device in used):
-        own += _open_gpus(job, task, count.get("GPU"), gpu_options or GPUOptions())
+    wanted, options = count.get("GPU"), gpu_options or GPUOptions()
+    if wanted != 0 and not any(device.kind == "GPU" for device in used):
+        try:
+            cuda, present = _load_cuda()
+        except DeviceUnavailable as error:
+            if wanted is not None or options.visible_devices is not None:
+                raise
+            why_no_gpu = str(error)
+        else:
+            own += _open_gpus(cuda, present, DeviceName(job, task, "GPU"), wanted, options)
     devices = sorted([*own, *used], key=lambda device: (device.kind, device.name.index or 0))
-    return OpenDevices(tuple(devices), tuple(own))
+    return OpenDevices(tuple(devices), tuple(own), why_no_gpu)
 
 
-def _open_gpus(job: str, task: int, wanted: int | None, options: GPUOptions) -> list[Device]:
-    if wanted == 0:
-        return []
-    asked_for = wanted is not None or options.visible_devices is not None
+def _load_cuda() -> tuple[Any, int]:
+    """Return the CUDA backend, and how many devices it sees."""
     try:
         cuda = import_module("aioflow.devices._cuda")
-        present: int = cuda.count_devices()
+        return cuda, cuda.count_devices()
     except (ImportError, DeviceUnavailable) as error:
-        if not asked_for:
-            return []
         raise DeviceUnavailable(
-            f"GPUs were asked for, and there are none: {error}; install aioflow-mq[cuda12] or [cuda13] and a driver"
+            f"GPUs need CuPy and a driver: {error}; install aioflow-mq[cuda12] or [cuda13] and a driver"
         ) from error
+
+
+def _open_gpus(cuda: Any, present: int, name: DeviceName, wanted: int | None, options: GPUOptions) -> list[Device]:
     ordinals = list(range(present)) if options.visible_devices is None else list(options.visible_devices)
     if missing := [ordinal for ordinal in ordinals if ordinal >= present]:
         raise DeviceUnavailable(f"visible_device_list names GPU {missing[0]}; this process sees {present}")
@@ -125,7 +150,7 @@ def _open_gpus(job: str, task: int, wanted: int | None, options: GPUOptions) -> 
     opened: list[Device] = []
     try:
         for index, ordinal in enumerate(ordinals[:wanted]):
-            opened.append(cuda.CudaDevice(DeviceName(job, task, "GPU", index), ordinal, options=options))
+            opened.append(cuda.CudaDevice(replace(name, index=index), ordinal, options=options))
     except BaseException:
         with suppress(DeviceError):
             OpenDevices((), tuple(opened)).close()

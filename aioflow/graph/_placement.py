@@ -71,25 +71,16 @@ def _requested(members: Sequence[Node]) -> DeviceName:
 def _allowed(
     requested: DeviceName, kinds: frozenset[str], devices: Sequence[DeviceName], order: Sequence[int], *, soft: bool
 ) -> list[int]:
-    allowed = [number for number in order if devices[number].kind in kinds and _fits(devices[number], requested)]
+    allowed = [number for number in order if devices[number].kind in kinds and requested.allows(devices[number])]
     if not allowed and soft:
         open_ = replace(requested, kind=None, index=None)
-        allowed = [number for number in order if devices[number].kind in kinds and _fits(devices[number], open_)]
+        allowed = [number for number in order if devices[number].kind in kinds and open_.allows(devices[number])]
     return allowed
-
-
-def _fits(device: DeviceName, requested: DeviceName) -> bool:
-    return (
-        requested.job in {None, device.job}
-        and requested.task in {None, device.task}
-        and requested.kind in {None, device.kind}
-        and requested.index in {None, device.index}
-    )
 
 
 def _no_device(node: Node, requested: DeviceName, kinds: frozenset[str], devices: Sequence[DeviceName]) -> str:
     there_is = ", ".join(map(str, devices))
-    is_there = any(_fits(device, requested) for device in devices)
+    is_there = any(map(requested.allows, devices))
     if is_there:
         why = f"op {node.type!r} has kernels for {', '.join(sorted(kinds)) or 'no one kind'} only"
         hint = "give it one with @op.kernel(...), or set allow_soft_placement=True"

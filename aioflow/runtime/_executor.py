@@ -11,9 +11,8 @@ from weakref import WeakKeyDictionary
 import anyio
 import anyio.to_thread
 
-from aioflow.errors import DeviceError, GraphError, SessionClosed, SpecMismatch
+from aioflow.errors import GraphError, SessionClosed, SpecMismatch
 from aioflow.graph import Graph, LastRun, Node, Output, Plan, flatten_fetches, make_plan, place, prune
-from aioflow.runtime._inbox import Inbox
 from aioflow.runtime._pool import IntraOpLimit, ThreadPool
 from aioflow.runtime._step import Step
 
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
 
-    from aioflow.devices import OpenDevices
     from aioflow.runtime._config import SessionConfig
+    from aioflow.runtime._devices import SessionDevices
     from aioflow.specs import TensorSpec
 
 __all__ = ["Executor"]
@@ -40,28 +39,29 @@ class Executor:
     """The steps of one session.
 
     Args:
-        opened: Where nodes may run; they are closed with it.
+        devices: Where nodes may run; whoever gives them closes them.
         config: The session's settings.
         convert: Makes a fed value one of a placeholder's specification.
     """
 
-    def __init__(self, opened: OpenDevices, config: SessionConfig, convert: Callable[[Any, TensorSpec], Any]) -> None:
-        self.devices = opened.devices
-        self._opened = opened
+    def __init__(
+        self, devices: SessionDevices, config: SessionConfig, convert: Callable[[Any, TensorSpec], Any]
+    ) -> None:
+        self._devices = devices.devices
         self._config = config
         self._convert = convert
-        self._inbox = Inbox()
+        self._inbox = devices.inbox
         threads = config.inter_op_parallelism_threads
         self._limit = IntraOpLimit(config.intra_op_parallelism_threads)
         self._pools = [
             ThreadPool(f"aioflow {device.name}", threads, self._limit.apply)
-            if device.kind == "CPU" and threads >= 0
+            if not device.streams and threads >= 0
             else None
-            for device in self.devices
+            for device in self._devices
         ]
         self._plans: dict[Any, Plan] = {}
         self._placed: WeakKeyDictionary[Graph, dict[int, int]] = WeakKeyDictionary()
-        self._names = [str(device.name) for device in self.devices]
+        self._names = [str(device.name) for device in self._devices]
         self._steps: set[Step] = set()
         self._idle = anyio.Event()
         self._is_closed = False
@@ -83,7 +83,7 @@ class Executor:
         values = plan.values.copy()
         for output, slot in plan.fed.items():
             values[slot] = fed[output]
-        step = Step(plan, values, self.devices, self._pools, self._inbox)
+        step = Step(plan, values, self._devices, self._pools, self._inbox)
         self._steps.add(step)
         try:
             return rebuild(await step.run())
@@ -104,10 +104,9 @@ class Executor:
                 await self._idle.wait()
         for step in self._steps:
             step.abandon()
-        self._inbox.close()
         threads = [thread for pool in self._pools if pool is not None for thread in pool.close()]
-        if threads or any(device.streams for device in self._opened.own):
-            await anyio.to_thread.run_sync(_end, threads, self._opened)
+        if threads:
+            await anyio.to_thread.run_sync(_end, threads)
         self._limit.undo()
 
     def _plan(self, graph: Graph, fetched: Sequence[Node | Output], fed: Mapping[Output, Any]) -> Plan:
@@ -116,7 +115,7 @@ class Executor:
         if plan is None:
             nodes = prune(fetched, fed)
             placed = self._place(graph, nodes)
-            kinds = [(device.kind, len(device.streams)) for device in self.devices]
+            kinds = [(device.kind, len(device.streams)) for device in self._devices]
             plan = make_plan(nodes, fetched, fed, placed, kinds)
             while len(self._plans) >= PLANS_MAX:
                 del self._plans[next(iter(self._plans))]
@@ -125,7 +124,7 @@ class Executor:
 
     def _place(self, graph: Graph, nodes: Sequence[Node]) -> dict[Node, int]:
         before = self._placed.setdefault(graph, {})
-        names = [device.name for device in self.devices]
+        names = [device.name for device in self._devices]
         placed = place(nodes, names, soft=self._config.allow_soft_placement, placed=before)
         if self._config.log_device_placement:
             new = [node for node in nodes if node.index not in before]
@@ -163,14 +162,10 @@ def _output(given: Node | Output) -> Node | Output:
     return given.outputs[0] if given.op.num_outputs else given
 
 
-def _end(threads: Sequence[threading.Thread], opened: OpenDevices) -> None:
+def _end(threads: Sequence[threading.Thread]) -> None:
     until = time.monotonic() + CLOSE_S
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-    try:
-        opened.close()
-    except DeviceError as error:
-        logger.warning("%s", error)
     for thread in threads:
         if thread.is_alive():
             logger.warning("a kernel still runs on thread %r; it was left behind", thread.name)

@@ -12,6 +12,7 @@ import pytest
 from aioflow.cli import main
 from aioflow.devices import Card, CpuDevice, GPUOptions, list_cards, open_devices, use_devices
 from aioflow.errors import DeviceError, DeviceUnavailable, PlacementError, SpecMismatch
+from aioflow.names import DeviceName
 
 
 @pytest.fixture
@@ -59,6 +60,28 @@ def test_devices_of_ones_own_stand_in() -> None:
             opened.close()
             gpu.streams[0].launch(lambda: 1)
         assert gpu not in open_devices(device_count={"GPU": 0}).devices
+
+
+def test_a_device_is_found_by_its_name() -> None:
+    """In full or in part; of several a GPU before a CPU, and the lowest index."""
+    with CpuDevice("/gpu:0") as first, CpuDevice("/gpu:1") as second, use_devices(second, first):
+        opened = open_devices()
+    for name, device in {"/gpu:1": second, "/gpu:*": first, "": first, "/job:localhost/task:0/gpu:1": second}.items():
+        assert opened.find(DeviceName.parse(name)) is device
+    assert opened.find(DeviceName.parse("/cpu:0")).kind == "CPU"
+    for name in ("/gpu:2", "/job:ps/gpu:0", "/tpu:0"):
+        with pytest.raises(PlacementError, match=r"there is /job:localhost/task:0/device:CPU:0, .*GPU:0, .*GPU:1"):
+            opened.find(DeviceName.parse(name))
+
+
+@pytest.mark.usefixtures("_no_cupy")
+def test_a_gpu_that_cannot_be_used_is_unavailable() -> None:
+    """It may be there: the error says what is missing; where GPUs are hidden, there are none."""
+    name = DeviceName.parse("/gpu:0")
+    with pytest.raises(DeviceUnavailable, match=r"cannot be used: GPUs need CuPy .* install aioflow-mq"):
+        open_devices().find(name)
+    with pytest.raises(PlacementError, match=r"there is no device '/device:GPU:0'; there is .*CPU:0"):
+        open_devices(device_count={"GPU": 0}).find(name)
 
 
 def test_closing_goes_on_behind_an_error() -> None:
