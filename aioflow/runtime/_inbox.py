@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ class Inbox:
             self._wake = asyncio.get_running_loop().call_soon_threadsafe
         else:
             self._wake = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
+        self._lock = threading.Lock()  # no wake is under way when the close returns
         self._posts: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._is_woken = False
         self._is_closed = False
@@ -32,16 +34,18 @@ class Inbox:
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Have a function called on the event loop soon; from any thread. After the close it is dropped."""
         self._posts.append((function, args))
-        # Two threads at once may both wake the loop, which costs a turn and no more. That none does cannot be: the loop
-        # forgets that it was woken before it looks.
-        if not self._is_woken and not self._is_closed:
-            self._is_woken = True
-            with suppress(RuntimeError):  # the event loop has ended; trio's error is one of these
-                self._wake(self._run)
+        # It is added before the look: the loop forgets that it was woken, and then takes what is there.
+        if not self._is_woken:
+            with self._lock:
+                if not self._is_closed:
+                    self._is_woken = True
+                    with suppress(RuntimeError):  # the event loop has ended; trio's error is one of these
+                        self._wake(self._run)
 
     def close(self) -> None:
         """Wake the event loop no more: it may end."""
-        self._is_closed = True
+        with self._lock:
+            self._is_closed = True
 
     def _run(self) -> None:
         self._is_woken = False
