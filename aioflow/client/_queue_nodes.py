@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import anyio
 
 from aioflow.client._values import to_user
 from aioflow.errors import ConnectionLost
@@ -15,15 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioflow.client._queue import Queue
+    from aioflow.resources import QueueKey
+    from aioflow.runtime import Call, Host
+    from aioflow.specs import Column
 
 __all__ = ["QueueNodes"]
+
+# What a dequeue node took can go back until another one has waited so long for the same queue.
+HOLD_S = 1.0
 
 
 class QueueNodes:
     """Makes nodes of the current graph; each time one runs it does what the queue's method of this name does.
 
     A blocked operation occupies no thread. What a dequeue node took goes back to its place when the step ends without
-    success before another node was started with it. Errors of queues end a step as they are, with a note of the node.
+    success before another node was started with it; not where another one has waited 1 s for the same queue, since the
+    end of a queue waits for all that may go back. Errors of queues end a step as they are, with a note of the node.
     Where the queue was bound with `on`, the nodes use that session, and run wherever the graph's session runs them.
     """
 
@@ -102,10 +112,12 @@ async def _hold(queue: Queue, n: Any, *, up_to: bool, single: bool) -> Taken:
     """Take elements, for the step to acknowledge: as their components, without names."""
     host, ref, count = await queue._begin_get(n, single=single)  # noqa: SLF001 - one package
     call = host.get(ref, count, up_to=up_to)
-    columns = await hold_get(call)
+    source = _sources.setdefault(host, {}).setdefault(ref.key, _Source())
+    columns = await source.wait(call)
     host.seen.add(ref.key)
 
     def acknowledge() -> None:
+        source.held.pop(taken, None)
         if not call.waiter.is_set:  # the host let go of what had come
             call.withdraw()
             raise ConnectionLost(
@@ -113,8 +125,54 @@ async def _hold(queue: Queue, n: Any, *, up_to: bool, single: bool) -> Taken:
             )
         call.acknowledge()
 
+    def withdraw() -> None:
+        source.held.pop(taken, None)
+        call.withdraw()
+
     element = replace(ref.definition.element, names=None)
-    return Taken(to_user(columns, element, single=single), acknowledge, call.withdraw)
+    taken = Taken(to_user(columns, element, single=single), acknowledge, withdraw)
+    source.hold(taken)
+    return taken
+
+
+class _Source:
+    """What the dequeue nodes of a session took from a queue and have not acknowledged, and who waits there for long.
+
+    The end of a queue waits until nothing is unacknowledged. So who waits for long takes for good what others hold: it
+    might be the end that it waits for, and a step of two dequeues would never end.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[Taken, None] = {}
+        self._waiting_long = 0
+
+    async def wait(self, call: Call) -> tuple[Column, ...]:
+        """Wait for rows and do not acknowledge them."""
+        try:
+            with anyio.move_on_after(HOLD_S):
+                await call.waiter.wait()
+        except BaseException:
+            call.withdraw()
+            raise
+        if call.waiter.is_set:
+            return await hold_get(call)
+        self._waiting_long += 1
+        try:
+            for taken in list(self.held):
+                taken.acknowledge()
+            return await hold_get(call)
+        finally:
+            self._waiting_long -= 1
+
+    def hold(self, taken: Taken) -> None:
+        """Keep what was taken, unless somebody waits for long."""
+        if self._waiting_long:
+            taken.acknowledge()
+        else:
+            self.held[taken] = None
+
+
+_sources: WeakKeyDictionary[Host, dict[QueueKey, _Source]] = WeakKeyDictionary()
 
 
 async def _size(queue: Queue) -> int:

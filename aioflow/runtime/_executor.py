@@ -55,7 +55,7 @@ class Executor:
         self._limit = IntraOpLimit(config.intra_op_parallelism_threads)
         self._pools = [
             ThreadPool(f"aioflow {device.name}", threads, self._limit.apply)
-            if not device.streams and threads >= 0
+            if device.kind == "CPU" and threads >= 0
             else None
             for device in self._devices
         ]

@@ -18,7 +18,7 @@ import aioflow as flow
 from aioflow.client._values import convert_feed
 from aioflow.devices import CpuDevice, OpenDevices
 from aioflow.graph import Countdown, Op
-from aioflow.runtime import Executor, SessionConfig
+from aioflow.runtime import Executor, SessionConfig, SessionDevices
 
 COROUTINE, TURNS, THREAD, INLINE, STREAM = range(5)
 MODULUS = 2**31 - 1
@@ -122,7 +122,8 @@ class Stage:
         """Run it on a CPU and these devices."""
         cpu = CpuDevice("/cpu:0", streams=0)
         config = SessionConfig(inter_op_parallelism_threads=2)
-        executor = Executor(OpenDevices((cpu, *devices), ()), config, convert_feed)
+        opened = SessionDevices(OpenDevices((cpu, *devices), ()))
+        executor = Executor(opened, config, convert_feed)
         try:
             step = asyncio.ensure_future(executor.run([self.nodes[one] for one in self.shape.fetched], None, None))
             self.cancel = step.cancel
@@ -130,6 +131,7 @@ class Stage:
                 return [int(value) for value in await step]
         finally:
             await executor.close()
+            await opened.close()
 
     def _run(self, node: int, values: list[Any]) -> int:
         self.events.append(("begin", node))

@@ -131,18 +131,21 @@ async def test_a_blocked_operation_occupies_no_thread() -> None:
     assert is_held
 
 
-@pytest.mark.xfail(reason="the queue's end waits for what the step holds, and the step for the queue's end")
-async def test_the_end_of_a_queue_in_a_step_that_holds_the_last_element() -> None:
-    """Two dequeues of one step, one element, a closed queue: the step ends, and the element is back."""
-    q = numbers()
-    with flow.Graph():
-        nodes = [q.nodes.dequeue(), q.nodes.dequeue()]
-    async with flow.Session() as session:
-        await q.enqueue(1)
-        await q.close()
-        with anyio.fail_after(0.2), pytest.raises(flow.EndOfQueue):
-            await session.run(nodes)
-        assert [int(x) async for x in q] == [1]
+async def test_the_end_of_a_queue_in_a_step_that_took_the_last_element() -> None:
+    """Two dequeues of one step, one element, a queue that is closed before or after: the step ends."""
+    for is_closed in (True, False):
+        q = numbers()
+        with flow.Graph():
+            nodes = [q.nodes.dequeue(), q.nodes.dequeue()]
+        async with flow.Session() as session, anyio.create_task_group() as tasks:
+            await q.enqueue(1)
+            if is_closed:
+                await q.close()
+            else:
+                tasks.start_soon(q.close)
+            with anyio.fail_after(TEST_S), pytest.raises(flow.EndOfQueue):
+                await session.run(nodes)
+            assert [int(x) async for x in q] == []
 
 
 # Back to the queue, or not
