@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -350,3 +351,38 @@ async def test_each_is_decided_once() -> None:
     async with flow.Session() as session:
         assert await session.run(fetches) == ["a", "a", "a", "b"]
     assert ledger.log == ["acknowledge a", "acknowledge b"]
+
+
+async def test_the_last_one_taken_goes_back_first() -> None:
+    """So each stands before the one that was taken after it, whatever the queue's order is."""
+    ledger = Ledger()
+    take = Op(ledger.take, "take", is_inline=True)
+    with flow.Graph():
+        first = take("first")
+        with flow.control_dependencies([first]):
+            second = take("second")
+    async with flow.Session() as session:
+        await run_to_failure(session, first, second)
+    assert ledger.log == ["withdraw second", "withdraw first"]
+
+
+async def test_a_component_that_was_used_is_dropped() -> None:
+    """What is held of an element is what is still needed of it."""
+
+    class Thing:
+        pass
+
+    watched: list[weakref.ref[Thing]] = []
+
+    def take() -> Taken:
+        things = Thing(), Thing()
+        watched.append(weakref.ref(things[0]))
+        return Taken(things, lambda: None, lambda: None)
+
+    with flow.Graph():
+        x, y = Op(take, "take", num_outputs=2, is_inline=True)()
+        used = Op(lambda _: None, "use", is_inline=True)(x)
+        with flow.control_dependencies([used]):
+            is_gone = Op(lambda: watched[0]() is None, "look", is_inline=True)()
+    async with flow.Session() as session:
+        assert (await session.run([is_gone, y]))[0] is True

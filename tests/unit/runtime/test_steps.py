@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 import aioflow as flow
 from aioflow.client import current_session
 from aioflow.graph import Op
+from aioflow.runtime._inbox import Inbox
 
 pytestmark = pytest.mark.anyio
 
@@ -230,6 +231,29 @@ async def test_a_value_is_dropped_when_its_last_user_has_it(kind: str) -> None:
         assert await session.run(is_gone) is True
         assert (await session.run([is_gone, thing]))[0] is False
         assert await session.run(is_unused_gone) is True
+
+
+async def test_a_thread_has_dropped_a_value_when_it_says_that_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that begin then find its memory free."""
+    watched: list[weakref.ref[Thing]] = []
+    is_gone: list[bool] = []
+    post = Inbox.post
+
+    def look_and_post(inbox: Inbox, function: Callable[..., None], *args: Any) -> None:
+        is_gone.append(watched[0]() is None)
+        post(inbox, function, *args)
+
+    def make() -> Thing:
+        thing = Thing()
+        watched.append(weakref.ref(thing))
+        return thing
+
+    with flow.Graph():
+        node = as_kernel("thread", lambda _: None)(as_kernel("inline", make)())
+    async with flow.Session() as session:
+        monkeypatch.setattr(Inbox, "post", look_and_post)
+        await session.run(node)
+    assert is_gone == [True]
 
 
 async def test_constants_and_feeds_of_a_plan_stay() -> None:
