@@ -235,16 +235,16 @@ class Step:
         self._expect()
 
         def job() -> None:
-            value, error, began = None, None, perf_counter()
+            outcome, began = list[Any]([None, None]), perf_counter()  # it is emptied there: this frame may last longer
             if not self._is_over:
                 if held:
                     self._inbox.post(self._begun, number, held)
                 try:
-                    value = call(*leaves)
-                except BaseException as raised:  # noqa: BLE001 - it is told where the step is
-                    error = raised
+                    outcome[0] = call(*leaves)
+                except BaseException as error:  # noqa: BLE001 - it is told where the step is
+                    outcome[1] = error
             leaves.clear()
-            self._inbox.post(self._came_back, number, pool, value, error, perf_counter() - began)
+            self._inbox.post(self._came_back, number, pool, outcome, perf_counter() - began)
 
         pool.submit(job)
 
@@ -254,11 +254,10 @@ class Step:
         except AioflowError as error:
             self._fail(number, error)
 
-    def _came_back(
-        self, number: int, pool: ThreadPool, value: Any, error: BaseException | None, seconds: float
-    ) -> None:
+    def _came_back(self, number: int, pool: ThreadPool, outcome: list[Any], seconds: float) -> None:
         pool.done()
         self.seconds[number] = seconds
+        error, value = outcome.pop(), outcome.pop()
         self._arrived(number, value, error)
 
     def _launch(self, number: int) -> None:

@@ -256,6 +256,37 @@ async def test_a_thread_has_dropped_a_value_when_it_says_that_it_is_done(monkeyp
     assert is_gone == [True]
 
 
+async def test_a_thread_keeps_no_value_that_it_has_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread may still be on its way back when the last user of its value has ended."""
+    may_return = threading.Event()
+    watched: list[weakref.ref[Thing]] = []
+    post = Inbox.post
+
+    def post_and_stay(inbox: Inbox, function: Callable[..., None], *args: Any) -> None:
+        post(inbox, function, *args)
+        del args
+        may_return.wait(TEST_S)
+
+    def make() -> Thing:
+        thing = Thing()
+        watched.append(weakref.ref(thing))
+        return thing
+
+    def look() -> bool:
+        return watched[0]() is None
+
+    with flow.Graph():
+        used = as_kernel("inline", lambda _: None)(as_kernel("thread", make)())
+        with flow.control_dependencies([used]):
+            is_gone = as_kernel("inline", look)()
+    async with flow.Session() as session:
+        monkeypatch.setattr(Inbox, "post", post_and_stay)
+        try:
+            assert await session.run(is_gone) is True
+        finally:
+            may_return.set()
+
+
 async def test_constants_and_feeds_of_a_plan_stay() -> None:
     """Steps with the same plan find the same constants, and each its own feeds."""
     with flow.Graph():
