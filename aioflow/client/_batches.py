@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
-from aioflow.client._values import reader
+from aioflow.client._values import check_count, reader
 from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
 from aioflow.runtime import begin_call, complete_get, complete_request, is_turn_due
 
@@ -63,8 +63,6 @@ class Batches:
         prefetch: SupportsIndex = 2,
         copy: bool = False,
     ) -> None:
-        from aioflow.client._queue import check_count  # noqa: PLC0415 - the queue imports this module
-
         self._queue = queue
         self._n = check_count(n)
         self._prefetch = check_count(prefetch)

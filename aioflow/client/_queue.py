@@ -12,7 +12,7 @@ from aioflow.client._batches import Batches
 from aioflow.client._producer import Producer
 from aioflow.client._queue_nodes import QueueNodes
 from aioflow.client._session import current_session
-from aioflow.client._values import to_user
+from aioflow.client._values import check_count, to_user
 from aioflow.client._writer import Writer
 from aioflow.errors import SpecMismatch
 from aioflow.graph import Colocation, current_container, current_device
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from aioflow.client._session import Session
     from aioflow.runtime import Host
 
-__all__ = ["Queue", "check_count"]
-
-# TensorFlow's numbers of elements are int32.
-COUNT_MAX = 2**31 - 1
+__all__ = ["Queue"]
 
 _private_numbers = itertools.count(1)
 
@@ -381,21 +378,6 @@ class Queue:
     def __repr__(self) -> str:
         """Show the class and the name."""
         return f"<{type(self).__name__} {self._name!r}>"
-
-
-def check_count(n: Any) -> int:
-    """Return a number of elements as an int.
-
-    Raises:
-        SpecMismatch: It is no integer, negative, or more than a message can carry.
-    """
-    try:
-        count = operator.index(n)
-    except TypeError as error:
-        raise SpecMismatch(f"the number of elements must be an integer, got {n!r}") from error
-    if not 0 <= count <= COUNT_MAX:
-        raise SpecMismatch(f"the number of elements is {count}; expected 0 to {COUNT_MAX}")
-    return count
 
 
 def _private_name(kind: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,8 @@ class _Source:
         self._waiting_long += 1
         try:
             for taken in list(self.held):
-                taken.acknowledge()
+                with suppress(ConnectionLost):  # it went back: its own step is told when it uses it
+                    taken.acknowledge()
             return await hold_get(call)
         finally:
             self._waiting_long -= 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aioflow.errors import SpecMismatch
 from aioflow.specs import ElementSpec, Strings, to_columns
 
 if TYPE_CHECKING:
@@ -14,7 +16,10 @@ if TYPE_CHECKING:
 
     from aioflow.specs import Column, TensorSpec
 
-__all__ = ["convert_feed", "reader", "to_user"]
+__all__ = ["check_count", "convert_feed", "reader", "to_user"]
+
+# TensorFlow's numbers of elements are int32.
+COUNT_MAX = 2**31 - 1
 
 
 def to_user(columns: tuple[Column, ...], element: ElementSpec, *, single: bool, copy: bool = False) -> Any:
@@ -42,6 +47,21 @@ def convert_feed(value: Any, spec: TensorSpec) -> Any:
     """
     element = ElementSpec((spec,))
     return to_user(to_columns((value,), element, many=False), element, single=True)
+
+
+def check_count(n: Any) -> int:
+    """Return a number of elements as an int.
+
+    Raises:
+        SpecMismatch: It is no integer, negative, or more than a message can carry.
+    """
+    try:
+        count = operator.index(n)
+    except TypeError as error:
+        raise SpecMismatch(f"the number of elements must be an integer, got {n!r}") from error
+    if not 0 <= count <= COUNT_MAX:
+        raise SpecMismatch(f"the number of elements is {count}; expected 0 to {COUNT_MAX}")
+    return count
 
 
 def _read_row(column: Column, dtype: str) -> Any:

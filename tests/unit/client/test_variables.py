@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ def where(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def opened(where: str, folder: str) -> AsyncIterator[flow.Session]:
+async def opened(where: str, folder: str) -> AsyncGenerator[flow.Session]:
     """Open an embedded session, or one on a server of its own."""
     if where == "embedded":
         async with flow.Session() as session:

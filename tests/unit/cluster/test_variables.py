@@ -31,7 +31,9 @@ def read(request: int, **changes: Any) -> m.Read:
 def assign(request: int, value: Any, how: str = "set", **changes: Any) -> tuple[m.Assign, Sequence[Frame]]:
     """Assign to variable v; the message and its frames."""
     columns = (np.array([value], np.int64),)
-    fields = VARIABLE | {"fetch": False, "how": how, "columns": describe_columns(columns, ["int64"])} | changes
+    fields: dict[str, Any] = (
+        VARIABLE | {"fetch": False, "how": how, "columns": describe_columns(columns, ["int64"])} | changes
+    )
     message = m.Assign(request, **fields)
     return message, encode_columns(columns)
 

@@ -13,6 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import aioflow as flow
+from aioflow.client import _queue_nodes
 from aioflow.graph import Op
 from aioflow.runtime import Taken
 from aioflow.testing._queue_stage import until
@@ -132,8 +133,9 @@ async def test_a_blocked_operation_occupies_no_thread() -> None:
     assert is_held
 
 
-async def test_the_end_of_a_queue_in_a_step_that_took_the_last_element() -> None:
+async def test_the_end_of_a_queue_in_a_step_that_took_the_last_element(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two dequeues of one step, one element, a queue that is closed before or after: the step ends."""
+    monkeypatch.setattr(_queue_nodes, "HOLD_S", 0.05)
     for is_closed in (True, False):
         q = numbers()
         with flow.Graph():
