@@ -326,7 +326,9 @@ class Peer:
             self._send(m.Acknowledge(id_, rows))
         self._send(m.Resume())
         self._frames += self._defines.values()
-        for request in list(self._requests.values()):
+        requests = list(self._requests.values())
+        self._requests.clear()
+        for request in requests:
             if request.is_withdrawn:
                 self._send(m.Withdraw(request.id))
             elif not request.is_held:
@@ -335,6 +337,7 @@ class Peer:
                 self._push(request.encoded)
                 if request.is_promoted:
                     self._send(m.Promote(request.id))
+            self._requests[request.id] = request  # also under a new id it keeps its place
 
     def _void(self, request: Request) -> None:
         """Ask again for what had come, under a new id if some was handed over: acknowledgements name the old one."""
@@ -342,13 +345,11 @@ class Peer:
         request.is_delivered = False
         if request.is_begun:
             request.is_begun = False
-            del self._requests[old]
             self._last_id += 1
             request.id = self._last_id
             message, _ = decode(request.encoded)
             assert isinstance(message, m.Get | m.Ask)
             request.encoded = encode(replace(message, id=request.id))
-            self._requests[request.id] = request
         self._events.append(Voided(old, request.id))
 
     def _reset_queues(self) -> None:

@@ -177,6 +177,18 @@ def test_rows_that_were_not_handed_over_are_asked_for_again(peer: Peer, ref: Que
     assert isinstance(event, Answered)
 
 
+def test_a_get_under_a_new_number_keeps_its_place(peer: Peer, ref: QueueRef) -> None:
+    """However often the connection is lost: the first iterator's request takes the oldest rows again."""
+    first, second = [peer.request(ref, _ask) for _ in range(2)]
+    for request in (first, second):
+        receive(peer, m.Rows(request, ROWS[0]), ROWS[1])
+    peer.acknowledge(first, 1, is_all=False)
+    renewed = second + 1
+    for _ in range(3):
+        resume(peer)
+        assert split(sent(peer))[1] == [m.Ask(renewed, 1, 1, 2), m.Ask(second, 1, 1, 2)]
+
+
 def test_a_promotion_is_sent_again(peer: Peer, ref: QueueRef) -> None:
     """Somebody waits for it still: behind its request, once on each connection."""
     ask = peer.request(ref, _ask)
