@@ -164,13 +164,14 @@ class Session:
         drop_remainder: bool = False,
         prefetch: SupportsIndex = 2,
         copy: bool = False,
+        device: str | None = None,
         timeout: float | None = None,
     ) -> Batches:
         """Iterate over batches; see `Queue.batches`, and `Batches` here for how to leave it.
 
         `timeout` is for each step; after a `TimeoutError` the iteration can go on.
         """
-        batches = queue.batches(n, drop_remainder=drop_remainder, prefetch=prefetch, copy=copy)
+        batches = queue.batches(n, drop_remainder=drop_remainder, prefetch=prefetch, copy=copy, device=device)
         return Batches(self, batches, _check_timeout(timeout))
 
     def elements(self, queue: client.Queue, *, timeout: float | None = None) -> Batches:
@@ -215,12 +216,7 @@ class Session:
         return Writer(self, queue, writer, _check_timeout(timeout))
 
     def producer(
-        self,
-        queue: client.Queue,
-        name: str | None = None,
-        rejoin_s: float = 0,
-        *,
-        timeout: float | None = None,
+        self, queue: client.Queue, name: str | None = None, rejoin_s: float = 0, *, timeout: float | None = None
     ) -> Producer:
         """Register a producer: `with session.producer(queue): ...`; see `Queue.producer`.
 

@@ -2,7 +2,8 @@
 
 What was sent ahead and not handed over is the queue's: it is given back when the iterator is left, when a step is
 cancelled, and when the queue recalls it for a get that waits. It is given back in order, and never a part without what
-came after it, so that no consumer sees one producer's elements out of order.
+came after it, so that no consumer sees one producer's elements out of order. Batches for a device are copied
+there one ahead of need, which hands nothing over either (`aioflow/runtime/_copy_ahead.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from aioflow.client._values import check_count, reader
 from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
-from aioflow.runtime import begin_call, complete_get, complete_request, is_turn_due
+from aioflow.names import DeviceName
+from aioflow.runtime import CopyAhead, begin_call, complete_get, complete_request, is_turn_due
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,6 +64,7 @@ class Batches:
         drop_remainder: bool = False,
         prefetch: SupportsIndex = 2,
         copy: bool = False,
+        device: str | None = None,
     ) -> None:
         self._queue = queue
         self._n = check_count(n)
@@ -71,8 +74,11 @@ class Batches:
         self._single = single
         self._drop_remainder = drop_remainder
         self._copy = copy
+        self._device = None if device is None else DeviceName.parse(device)
+        self._ahead: CopyAhead | None = None  # where batches go to a device
         self._runs = 1
         self._host: Host | None = None
+        self._quick_host: Host | None = None  # the same, where steps may do without a wait
         self._requests: deque[Request] = deque()
         self._stepping: Request | None = None
         self._recall_rest = False
@@ -85,6 +91,13 @@ class Batches:
                 give_back(request)
 
         self._on_recall = on_recall
+        copies = weakref.WeakMethod(self._copy_ahead)
+
+        def on_rows() -> None:
+            if (copy_ahead := copies()) is not None:
+                copy_ahead()
+
+        self._on_rows = on_rows
 
     def __aiter__(self) -> Self:
         """Return the iterator itself."""
@@ -97,7 +110,7 @@ class Batches:
             StopAsyncIteration: The queue is closed and drained, or the iterator was left.
             EndOfQueue: So it is, and a producer was lost or failed: the data may be short.
         """
-        requests, host = self._requests, self._host
+        requests, host = self._requests, self._quick_host
         if requests and (request := requests[0]).rows_left >= self._n and host is not None and not is_turn_due():
             try:  # nothing to wait for: this is done for each element, so it is short
                 columns = request.take(self._n)
@@ -145,6 +158,7 @@ class Batches:
             host.seen.add(self._ref.key)
             if not self._drop_remainder or columns[0].shape[0] == self._n:
                 return self._to_user(columns)
+            del columns  # else the traceback of the end keeps a device's memory
         raise StopAsyncIteration
 
     async def _begin(self) -> Host:
@@ -158,21 +172,37 @@ class Batches:
         if self._single:
             size = definition.element.nbytes or 1
             self._prefetch = max(2, min(ELEMENTS_AHEAD, REQUEST_BYTES // size) // self._runs)
-        self._to_user = reader(definition.element, single=self._single, copy=self._copy)
+        if self._device is not None:
+            await self._begin_copies(self._device)
+        on_device = self._ahead is not None
+        self._to_user = reader(definition.element, single=self._single, copy=self._copy, on_device=on_device)
+        self._quick_host = None if on_device else host
         self._host = host
         return host
 
+    async def _begin_copies(self, name: DeviceName) -> None:
+        """Find the device; one without streams is the host itself, and nothing is copied."""
+        devices = await self._queue._bound_session()._open_devices()  # noqa: SLF001 - one package
+        device = devices.find(name)
+        if device.streams:
+            self._ahead = CopyAhead(devices, device)
+            if not self._prefetch:
+                self._runs = 1
+
     async def _next(self, host: Host) -> tuple[Column, ...]:
         in_hand = self._requests and self._requests[0].rows_left
-        if not in_hand and not self._ask(host):
-            return await complete_get(host.get(self._ref, self._n, up_to=True))
+        ahead = self._ahead
+        # What is copied may be lost meanwhile, which only a request shows: without prefetch it takes one for each step.
+        if not in_hand and not self._ask(host, self._prefetch or int(ahead is not None)):
+            get = host.get(self._ref, self._n, up_to=True)
+            return await (complete_get(get) if ahead is None else ahead.complete_get(get))
         # Out of the deque before the wait: the rows of a waiting step are not recalled from under it.
         request = self._stepping = self._requests.popleft()
         self._recall_rest = False
         if not request.waiter.is_set:
             request.promote()
         try:
-            columns = await complete_request(request, self._n)
+            columns = await (complete_request if ahead is None else ahead.complete_request)(request, self._n)
         except BaseException:
             self._give_back(0)
             raise
@@ -184,15 +214,25 @@ class Batches:
             self._give_back(0)
         elif not request.rows_left:
             self._refill(host)
+        if ahead is not None:
+            self._copy_ahead()
         return columns
+
+    def _copy_ahead(self) -> None:
+        """Begin to copy the next batch, or have it begun when its rows come; the next step meets what is wrong."""
+        if self._ahead is not None and self._requests and self._stepping is None and not self._ended:
+            request = self._requests[0]
+            with suppress(AioflowError):
+                if not self._ahead.begin(request, self._n) and not request.waiter.is_set:
+                    request.waiter.when_set(self._on_rows)
 
     def _refill(self, host: Host) -> None:
         with suppress(AioflowError):  # the step has its rows; the next one meets what is wrong
-            self._ask(host)
+            self._ask(host, self._prefetch)
 
-    def _ask(self, host: Host) -> bool:
-        """Keep requests ahead under way; say whether there are any."""
-        while len(self._requests) < self._prefetch:
+    def _ask(self, host: Host, count: int) -> bool:
+        """Keep so many requests ahead under way; say whether there are any."""
+        while len(self._requests) < count:
             request = host.ask(self._ref, self._n, self._runs, self._on_recall)
             if request is None:
                 return False
@@ -209,6 +249,8 @@ class Batches:
         while len(self._requests) > first:
             request = self._requests[first]
             del self._requests[first]
+            if self._ahead is not None:
+                self._ahead.drop(request)
             request.withdraw()
 
     def _leave(self) -> None:

@@ -207,7 +207,13 @@ class Queue:
         return await self._take(n, up_to=True)
 
     def batches(
-        self, n: SupportsIndex, *, drop_remainder: bool = False, prefetch: SupportsIndex = 2, copy: bool = False
+        self,
+        n: SupportsIndex,
+        *,
+        drop_remainder: bool = False,
+        prefetch: SupportsIndex = 2,
+        copy: bool = False,
+        device: str | None = None,
     ) -> Batches:
         """Iterate over batches: `dequeue_up_to(n)` again and again.
 
@@ -220,12 +226,18 @@ class Queue:
             prefetch: How many requests to keep ahead of need, each for as many batches as have about 1 MB together, at
                 most 8, and at most a quarter of the capacity; 0 for none. Not used where the queue is in this process.
             copy: Whether each batch is private, writable memory instead of a possibly read-only view.
+            device: Where batches go, such as `/gpu:0`: as arrays of that device that are ready (CuPy's on CUDA),
+                strings on the host. Where requests are ahead and rows have come, the next batch is copied while the
+                consumer works on the last one: up to three are on the device then. It stays the queue's until its step.
 
         Raises:
             SpecMismatch: n or prefetch is out of range, or (in the first step) the shapes are not specified.
+            PlacementError: `device` is no device name, or (in the first step) this process has no such device.
+            DeviceUnavailable: In the first step: the GPU cannot be used; says why.
+            DeviceOutOfMemory: In a step: the batch does not fit the device's limit, and is back in the queue.
             EndOfQueue: While iterating, at the end, when a producer was lost or failed; see its `lost_producers`.
         """
-        return Batches(self, n, drop_remainder=drop_remainder, prefetch=prefetch, copy=copy)
+        return Batches(self, n, drop_remainder=drop_remainder, prefetch=prefetch, copy=copy, device=device)
 
     def __aiter__(self) -> Batches:
         """Iterate over single elements, as `dequeue` gives them; ends as `batches` does."""

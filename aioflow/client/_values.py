@@ -1,4 +1,4 @@
-"""From columns to what users get: NumPy arrays and scalars, strings, tuples and dicts."""
+"""From columns to what users get: NumPy arrays and scalars, strings, tuples and dicts; and numbers of elements."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ def to_user(columns: tuple[Column, ...], element: ElementSpec, *, single: bool, 
     return reader(element, single=single, copy=copy)(columns)
 
 
-def reader(element: ElementSpec, *, single: bool, copy: bool = False) -> Callable[[tuple[Column, ...]], Any]:
-    """Return `to_user` with everything but the columns chosen, for use again and again."""
+def reader(
+    element: ElementSpec, *, single: bool, copy: bool = False, on_device: bool = False
+) -> Callable[[tuple[Any, ...]], Any]:
+    """Return `to_user` with everything but the columns chosen, for use again and again; they may be on a device."""
     dtypes = [component.dtype for component in element.components]
-    read = _read_row if single else partial(_read_batch, copy=copy)
+    read = _read_row if single else _read_on_device if on_device else partial(_read_batch, copy=copy)
     if len(dtypes) == 1 and element.names is None:
         dtype = dtypes[0]
         return lambda columns: read(columns[0], dtype)
@@ -73,6 +75,10 @@ def _read_row(column: Column, dtype: str) -> Any:
     return value
 
 
+def _read_on_device(column: Any, dtype: str) -> Any:
+    return column.decode(dtype) if isinstance(column, Strings) else column
+
+
 def _read_batch(column: Column, dtype: str, *, copy: bool) -> Any:
     if isinstance(column, Strings):
         return column.decode(dtype)
@@ -83,3 +89,18 @@ def _read_batch(column: Column, dtype: str, *, copy: bool) -> Any:
     value = column.view()
     value.flags.writeable = False
     return value
+
+
+def check_count(n: Any) -> int:
+    """Return a number of elements as an int.
+
+    Raises:
+        SpecMismatch: It is no integer, negative, or more than a message can carry.
+    """
+    try:
+        count = operator.index(n)
+    except TypeError as error:
+        raise SpecMismatch(f"the number of elements must be an integer, got {n!r}") from error
+    if not 0 <= count <= COUNT_MAX:
+        raise SpecMismatch(f"the number of elements is {count}; expected 0 to {COUNT_MAX}")
+    return count

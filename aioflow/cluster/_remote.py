@@ -99,15 +99,15 @@ class _Call:
     def acknowledge(self) -> None:
         self._host.acknowledge(self, self._rows)
 
+    def peek(self, count: int) -> tuple[Column, ...]:
+        columns, start = self.columns(), self._taken
+        return columns if count == self._rows else _rows(columns, start, start + count)
+
     def take(self, count: int) -> tuple[Column, ...]:
-        columns = self.columns()
-        start = self._taken
-        self._taken = stop = start + count
-        if stop < self._rows:
-            self._host.acknowledge_late(self, stop, is_all=False)
-            return _rows(columns, start, stop)
-        self._host.acknowledge_late(self, stop, is_all=True)
-        return _rows(columns, start, stop) if start else columns
+        columns = self.peek(count)
+        self._taken += count
+        self._host.acknowledge_late(self, self._taken, is_all=self._taken == self._rows)
+        return columns
 
     def withdraw(self) -> None:
         self._columns, self._rows, self._taken = (), 0, 0

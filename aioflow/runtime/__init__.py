@@ -8,6 +8,7 @@ from aioflow.runtime._background import Background
 from aioflow.runtime._cancellation import begin_call, every_call_gives_a_turn, finish, give_turn, is_turn_due
 from aioflow.runtime._clock import event_loop_clock, now
 from aioflow.runtime._config import SessionConfig
+from aioflow.runtime._copy_ahead import CopyAhead
 from aioflow.runtime._devices import SessionDevices
 from aioflow.runtime._embedded import EmbeddedHost
 from aioflow.runtime._executor import Executor
@@ -30,6 +31,7 @@ from aioflow.runtime._waiter import Waiter, on_asyncio
 __all__ = [
     "Background",
     "Call",
+    "CopyAhead",
     "EmbeddedHost",
     "Executor",
     "Host",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from aioflow.errors import DeviceError, SessionClosed
+from aioflow.errors import DeviceError, DeviceUnavailable, SessionClosed
 from aioflow.runtime._inbox import Inbox
 from aioflow.runtime._waiter import Waiter
 
@@ -93,6 +94,8 @@ class Copy:
         """Learn that the device is through with it."""
         if error is None:
             self._waiter.resolve(None)
+        elif isinstance(error, CancelledError):
+            self._waiter.fail(DeviceUnavailable("the device was closed while a batch was to be copied to it"))
         else:
             self._waiter.fail(error)
 
@@ -101,7 +104,7 @@ class Copy:
 
         Raises:
             DeviceOutOfMemory: The device's limit did not allow for it.
-            DeviceError: The device failed.
+            DeviceError: The device failed, or was closed.
             SessionClosed: The session was closed.
         """
         await self._waiter.wait()

@@ -33,6 +33,7 @@ __all__ = [
     "complete_put",
     "complete_request",
     "hold_get",
+    "settle",
 ]
 
 
@@ -75,6 +76,14 @@ class Request(Call, Protocol):
     @property
     def rows_left(self) -> int:
         """Rows that have come and were not handed over; 0 while it waits, and when it has ended."""
+        ...
+
+    def peek(self, count: int) -> tuple[Column, ...]:
+        """Return the next `count` rows, at most `rows_left`, which stay the queue's: they may be read, not handed over.
+
+        Raises:
+            AioflowError: The session is over.
+        """
         ...
 
     def take(self, count: int) -> tuple[Column, ...]:
@@ -184,7 +193,7 @@ class Host(Protocol):
 async def hold_get(call: Call) -> tuple[Column, ...]:
     """Wait for rows and do not acknowledge them yet; if this does not end well they go back."""
     try:
-        await _settle(call)
+        await settle(call)
         return call.columns()
     except BaseException:
         call.withdraw()
@@ -202,7 +211,7 @@ async def complete_request(request: Request, count: int) -> tuple[Column, ...]:
     """Wait for rows and hand over the next `count`, or what there is; however else this ends, all goes back."""
     try:
         while True:
-            await _settle(request)
+            await settle(request)
             if left := request.rows_left:
                 return request.take(min(count, left))
     except BaseException:
@@ -210,7 +219,7 @@ async def complete_request(request: Request, count: int) -> tuple[Column, ...]:
         raise
 
 
-async def _settle(call: Call) -> None:
+async def settle(call: Call) -> None:
     """Wait for an answer that is still there after others had their turn: a reconnect takes back what had come."""
     while True:
         await call.waiter.wait()

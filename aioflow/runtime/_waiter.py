@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Waiter", "on_asyncio"]
 
@@ -32,7 +35,7 @@ class Waiter(Generic[T]):
         self.is_set = False
         self._value: T | None = None
         self._error: BaseException | None = None
-        self._parked: Any = None  # the asyncio future or trio task of who waits now
+        self._parked: Any = None  # the asyncio future or trio task of who waits now, or a function
 
     @property
     def value(self) -> T:
@@ -61,11 +64,17 @@ class Waiter(Generic[T]):
             raise self._error
         return self._value  # type: ignore[return-value]
 
+    def when_set(self, function: Callable[[], object]) -> None:
+        """Have a function called by whoever sets it, if nobody waits then; for one that is not set."""
+        self._parked = function
+
     def _wake(self) -> None:
         parked, self._parked = self._parked, None
         if isinstance(parked, asyncio.Future):
             if not parked.done():
                 parked.set_result(None)
+        elif callable(parked):
+            parked()
         elif parked is not None:
             sys.modules["trio"].lowlevel.reschedule(parked)
 

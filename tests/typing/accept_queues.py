@@ -48,7 +48,7 @@ async def pipeline() -> None:
         assert_type(writer, flow.Writer)
         assert_type(await writer.write((np.zeros(64), 1)), None)
         assert_type(await writer.flush(), None)
-    async with shuffled.batches(32, drop_remainder=True, prefetch=4, copy=True) as batches:
+    async with shuffled.batches(32, drop_remainder=True, prefetch=4, copy=True, device="/gpu:0") as batches:
         assert_type(batches, flow.Batches)
         async for images, labels in batches:
             print(images.shape, labels)
@@ -76,7 +76,7 @@ def wait() -> None:
             assert_type(writer, blocking.Writer)
             writer.write((np.zeros(64), 1))
             writer.flush()
-        for images, labels in session.batches(shuffled, 32, drop_remainder=True, prefetch=4, copy=True, timeout=5):
+        for images, labels in session.batches(shuffled, 32, prefetch=4, copy=True, device="/gpu:0", timeout=5):
             print(images.shape, labels)
         with session.elements(plain) as elements:
             assert_type(elements, blocking.Batches)

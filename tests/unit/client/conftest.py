@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import aioflow as flow
+from aioflow.devices import CpuDevice, OpenDevices, use_devices
 from aioflow.queues import Segment
 from aioflow.resources import Assignment, QueueKey, QueueRef, VariableKey, VariableRef
-from aioflow.runtime import Host, Waiter, Withdrawn
+from aioflow.runtime import Host, SessionDevices, Waiter, Withdrawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from aioflow.names import DeviceName
     from aioflow.runtime import Request
@@ -38,6 +39,13 @@ def folder() -> Iterator[str]:
 def fake_queue() -> FakeQueue:
     """A queue on a fake host."""
     return FakeQueue()
+
+
+@pytest.fixture
+def gpu() -> Generator[CpuDevice]:
+    """A device that stands in for a GPU, used by the sessions of the test."""
+    with CpuDevice("/gpu:0") as gpu, use_devices(gpu):
+        yield gpu
 
 
 class FakeCall:
@@ -75,14 +83,18 @@ class FakeCall:
         """Note it."""
         self._host.log.append(f"acknowledge {self.what}")
 
-    def take(self, count: int) -> tuple[Column, ...]:
-        """Note it, and hand over rows."""
+    def peek(self, count: int) -> tuple[Column, ...]:
+        """Show rows."""
         assert 0 < count <= self.rows_left
         start = len(self.rows) - self.rows_left
+        return (np.array(self.rows[start : start + count], np.int64),)
+
+    def take(self, count: int) -> tuple[Column, ...]:
+        """Note it, and hand over rows."""
+        column: Any = self.peek(count)[0]
         self.rows_left -= count
-        rows = self.rows[start : start + count]
-        self._host.log.append(f"take {rows} of {self.what}")
-        return (np.array(rows, np.int64),)
+        self._host.log.append(f"take {column.tolist()} of {self.what}")
+        return (column,)
 
     def withdraw(self) -> None:
         """Note it, and end what waits."""
@@ -183,12 +195,18 @@ class FakeQueue(flow.FIFOQueue):
     def __init__(self) -> None:
         super().__init__(1000, "int64", (), shared_name="fake")
         self.host = FakeHost()
+        self.opened = OpenDevices((), ())
+        self.devices: SessionDevices | None = None
 
     async def _begin(self) -> tuple[Host, QueueRef]:
         return self.host, QueueRef(QueueKey("", self.name), self.definition)
 
     def _bound_session(self) -> Any:
         return self
+
+    async def _open_devices(self) -> SessionDevices:
+        self.devices = self.devices or SessionDevices(self.opened)
+        return self.devices
 
     def flush_at_close(self, flush: Callable[[], Any]) -> Callable[[], None]:
         """Keep the flush, as a session does."""

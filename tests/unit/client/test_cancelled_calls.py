@@ -70,6 +70,13 @@ async def batches(q: flow.FIFOQueue, _: list[int], got: list[int]) -> None:
             got.extend((await anext(steps)).tolist())
 
 
+async def batches_to_device(q: flow.FIFOQueue, _: list[int], got: list[int]) -> None:
+    """Take steps, with the next batch copied ahead."""
+    async with q.batches(1, device="/gpu:0") as steps:
+        for _number in range(2):
+            got.extend((await anext(steps)).tolist())
+
+
 async def feed(q: flow.FIFOQueue, put: list[int], got: list[int], *, fills: bool) -> None:
     """Let the operation go on: make room, or put what it waits for."""
     if fills:
@@ -87,6 +94,7 @@ OPERATIONS = [
         (dequeue, False, ([], [1])),
         (dequeue_many, False, ([1], [1, 2])),
         (batches, False, ([1], [1, 2, 3])),
+        (batches_to_device, False, ([1], [1, 2, 3])),
     ]
     for held in helds
 ]
@@ -185,6 +193,7 @@ async def by_group(run: Callable[[], Any], turns: int) -> None:
     assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
 
 
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("place", ["embedded", "inproc"])
 @pytest.mark.parametrize(("operation", "fills", "held"), OPERATIONS)
 async def test_a_cancel_at_every_turn_conserves(place: str, operation: Any, fills: bool, held: list[int]) -> None:

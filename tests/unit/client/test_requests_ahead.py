@@ -53,13 +53,17 @@ class AheadRequest:
     def acknowledge(self) -> None:
         raise AssertionError("a request hands over by take")
 
-    def take(self, count: int) -> tuple[Column, ...]:
+    def peek(self, count: int) -> tuple[Column, ...]:
         assert 0 < count <= self.rows_left
         start = self._count - self.rows_left
-        self.rows_left -= count
-        self._queue.machine.acknowledge(self.ticket, start + count)
-        self._host.perform(self._queue)
         return tuple(column[start : start + count] for column in self._columns)  # type: ignore[index]
+
+    def take(self, count: int) -> tuple[Column, ...]:
+        columns = self.peek(count)
+        self.rows_left -= count
+        self._queue.machine.acknowledge(self.ticket, self._count - self.rows_left)
+        self._host.perform(self._queue)
+        return columns
 
     def promote(self) -> None:
         self._queue.machine.promote(self.ticket)
@@ -172,6 +176,7 @@ class Consumers:
             await self.pause()
 
 
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["FIFOQueue", "RandomShuffleQueue"])
 async def test_every_element_is_handed_over_once(kind: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +195,7 @@ async def test_every_element_is_handed_over_once(kind: str, seed: int, monkeypat
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(consumers.iterate, lambda: aiter(queue))
                 tasks.start_soon(consumers.iterate, lambda: queue.batches(3))
+                tasks.start_soon(consumers.iterate, lambda: queue.batches(3, device="/gpu:0"))
                 tasks.start_soon(consumers.dequeue)
                 tasks.start_soon(host.recall, consumers.pause)
                 async with queue.writer(delay_s=0.001) as writer:
@@ -198,7 +204,7 @@ async def test_every_element_is_handed_over_once(kind: str, seed: int, monkeypat
                         await writer.write_many(range(number + 1, number + 10))
                         await consumers.pause()
                 await queue.close()
-                while consumers.ended < 3:
+                while consumers.ended < 4:
                     await anyio.lowlevel.checkpoint()
                 tasks.cancel_scope.cancel()
         stats = await queue.stats()
