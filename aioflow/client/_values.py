@@ -89,18 +89,3 @@ def _read_batch(column: Column, dtype: str, *, copy: bool) -> Any:
     value = column.view()
     value.flags.writeable = False
     return value
-
-
-def check_count(n: Any) -> int:
-    """Return a number of elements as an int.
-
-    Raises:
-        SpecMismatch: It is no integer, negative, or more than a message can carry.
-    """
-    try:
-        count = operator.index(n)
-    except TypeError as error:
-        raise SpecMismatch(f"the number of elements must be an integer, got {n!r}") from error
-    if not 0 <= count <= COUNT_MAX:
-        raise SpecMismatch(f"the number of elements is {count}; expected 0 to {COUNT_MAX}")
-    return count
