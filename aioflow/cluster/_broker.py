@@ -275,6 +275,8 @@ class Broker:
     def _lose(self, session: Session) -> None:
         if session.peer is not None:
             self._drop(session, session.peer)
+        for call in session.delivered.values():
+            call.queue.machine.forgo(call.ticket)
         reason = f"it showed no sign of life for {self._lost_s} s"
         self._tickets.perform_all(self._resources.silence(session.name, self._now, reason))
 

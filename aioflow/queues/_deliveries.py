@@ -94,6 +94,16 @@ class Deliveries:
         self.acknowledge(ticket)
         return delivery.rows.after(done) if done else delivery.rows
 
+    def forgo(self, ticket: Ticket) -> bool:
+        """Count one no longer as in the queue, although it may come back; say whether it was counted so."""
+        delivery = self._open.get(ticket)
+        if delivery is None or not delivery.ahead:
+            return False
+        delivery.ahead = False
+        self.ahead -= delivery.rows.count - delivery.acknowledged
+        self.ahead_bytes -= delivery.rows.nbytes - delivery.bytes_before(delivery.acknowledged)
+        return True
+
     def clear(self) -> None:
         """Forget all."""
         for ticket in list(self._open):

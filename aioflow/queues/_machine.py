@@ -13,7 +13,7 @@ Theory of operation (TensorFlow's QueueBase, seen from outside): every operation
 could be served at once; then the lists are flushed in turn until neither makes progress. An `enqueue_many` and a
 `dequeue_many` move as many rows as fit and stay at the head with their progress. What a completed get took is kept
 until it is acknowledged or restored. A request ahead is no get: it is served while no get waits, what it holds counts
-as in the queue until it is acknowledged, row by row, and it is recalled when a get waits.
+as in the queue until it is acknowledged, row by row, or whoever has it is lost; it is recalled when a get waits.
 """
 
 from __future__ import annotations
@@ -198,6 +198,11 @@ class QueueMachine:
             # It makes room only where it was ahead; but who waited for it to come back has to learn that it does not.
             if count and (delivery.ahead or self._closed or self._puts):
                 self._flush()
+
+    def forgo(self, ticket: Ticket) -> None:
+        """Give others the room of what went ahead to who was lost; it may still be acknowledged or restored."""
+        if self._delivered.forgo(ticket):
+            self._flush()
 
     def restore(self, ticket: Ticket) -> None:
         """Put back what a completed get took and was not handed over, into its old place."""

@@ -176,6 +176,23 @@ def test_what_is_in_doubt_goes_back_when_the_session_is_over(far: Desk) -> None:
     assert far.take_values(9) == [[1]]
 
 
+def test_what_a_lost_session_holds_ahead_takes_no_room(far: Desk) -> None:
+    """Others go on after lost_s, although it is in doubt; when the session resumes it is back in its old place."""
+    far.only(far.put(9, 1, 1, 2), m.Done)
+    far.only(far.send(1, m.Ask(1, 1, 1, 2)), m.Rows)
+    assert far.put(9, 2, 3) == []
+    lose(far, 1)
+    far.expire(LOST_S - 0.1)
+    assert far.take(9) == []
+    far.expire(LOST_S)
+    assert far.take(9) == [m.Done(2)]
+    assert far.size(9) == 1
+    far.reconnect(2, "a")
+    far.send(2, m.Resume())
+    assert far.size(9) == 3
+    assert far.get(9, 3, 3) == [[1, 2, 3]]
+
+
 def test_the_end_of_both_connections_on_one_host_ends_the_session(desk: Desk) -> None:
     """Semantics 0.4: or until the end of the beat connection where both are on one host: the process has ended."""
     desk.connect(1, "a", beats=True, is_local=True)
