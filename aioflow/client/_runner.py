@@ -121,17 +121,18 @@ class Coordinator:
 
     async def _run(self, runner: QueueRunner, session: Session) -> None:
         queue = runner.queue.within(session)
+        is_closed = False
         try:
             async with anyio.create_task_group() as group:
                 for node in runner.nodes:
                     group.start_soon(self._repeat, node, session)
-            if self._error is None:
+            if self._error is None:  # on trio the last node to fail is awaited without a cancellation being raised
                 with suppress(QueueClosed):
                     await queue.close()
-        except BaseException:
-            await finish(lambda: _cancel_queue(queue))
-            raise
+                is_closed = True
         finally:
+            if not is_closed:
+                await finish(lambda: _cancel_queue(queue))
             self._running -= 1
             if not self._running:
                 self._all_ended.set()
