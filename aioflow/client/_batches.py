@@ -14,7 +14,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
-from aioflow.client._values import check_count, reader
+from aioflow.client._values import check_batch, check_count, reader
 from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
 from aioflow.names import DeviceName
 from aioflow.runtime import CopyAhead, begin_call, complete_get, complete_request, is_turn_due
@@ -167,7 +167,7 @@ class Batches:
         host, self._ref = await queue._begin()  # noqa: SLF001 - one package
         definition = self._ref.definition
         if not self._single:
-            queue._check_batch(definition, self._n)  # noqa: SLF001
+            check_batch(definition, self._n, queue.name)
         self._runs = _runs(definition, self._n, ELEMENTS_MAX if self._single else BATCHES_MAX)
         if self._single:
             size = definition.element.nbytes or 1
@@ -182,7 +182,7 @@ class Batches:
 
     async def _begin_copies(self, name: DeviceName) -> None:
         """Find the device; one without streams is the host itself, and nothing is copied."""
-        devices = await self._queue._bound_session()._open_devices()  # noqa: SLF001 - one package
+        devices = await self._queue._bound_session().open_devices()  # noqa: SLF001 - one package
         device = devices.find(name)
         if device.streams:
             self._ahead = CopyAhead(devices, device)

@@ -12,8 +12,9 @@ from aioflow.client._batches import Batches
 from aioflow.client._producer import Producer
 from aioflow.client._queue_nodes import QueueNodes
 from aioflow.client._session import current_session
-from aioflow.client._values import check_count, to_user
+from aioflow.client._values import check_batch, check_count, to_user
 from aioflow.client._writer import Writer
+from aioflow.cluster import pack_definition, read_definition
 from aioflow.errors import SpecMismatch
 from aioflow.graph import Colocation, current_container, current_device
 from aioflow.names import DeviceName, check_shared_name
@@ -24,7 +25,7 @@ from aioflow.specs import to_columns
 
 if TYPE_CHECKING:
     from aioflow.client._session import Session
-    from aioflow.runtime import Host
+    from aioflow.runtime import CurrentSession, Host
 
 __all__ = ["Queue"]
 
@@ -310,8 +311,11 @@ class Queue:
     async def _begin(self) -> tuple[Host, QueueRef]:
         """Start a call: the host of the session, and what the queue is found by there."""
         await begin_call()
-        host = self._bound_session().host
-        return host, await self._find(host)
+        key = QueueKey(self._container, self._name, "" if self._shared else "private")
+        host = await self._bound_session().host.reach(self._device, key)
+        if self._definition is None:
+            self._definition = await complete(host.lookup(key))
+        return host, QueueRef(key, self._definition)
 
     def _set_device(self, name: DeviceName) -> None:
         self._device = name
@@ -320,17 +324,10 @@ class Queue:
         """What nodes that use the queue have in common; none where it is bound to a session of its own."""
         if self._session is not None:
             return None
-        return Colocation(QueueKey(self._container, self._name), self._device)
+        return Colocation(QueueKey(self._container, self._name, "" if self._shared else "private"), self._device)
 
-    def _bound_session(self) -> Session:
+    def _bound_session(self) -> CurrentSession:
         return self._session or current_session()
-
-    async def _find(self, host: Host) -> QueueRef:
-        key = QueueKey(self._container, self._name, "" if self._shared else "private")
-        host.check_task(self._device, key)
-        if self._definition is None:
-            self._definition = await complete(host.lookup(key))
-        return QueueRef(key, self._definition)
 
     async def _put(self, value: Any, *, many: bool) -> None:
         host, ref = await self._begin()
@@ -350,7 +347,7 @@ class Queue:
         count = check_count(n)
         host, ref = await self._begin()
         if not single:
-            self._check_batch(ref.definition, count)
+            check_batch(ref.definition, count, self._name)
         return host, ref, count
 
     async def _take(self, n: SupportsIndex, *, up_to: bool) -> Any:
@@ -359,25 +356,28 @@ class Queue:
         host.seen.add(ref.key)
         return to_user(columns, ref.definition.element, single=False)
 
-    def _check_batch(self, definition: QueueDefinition, count: int) -> None:
-        """Refuse a batch that this queue can never give."""
-        if any(component.shape is None for component in definition.element.components):
-            raise SpecMismatch(
-                f"queue {self._name!r} was defined without shapes: its elements cannot be batched; "
-                "give shapes=, or take them one by one with dequeue()"
-            )
-        if definition.kind == "PriorityQueue":
-            if 0 < definition.capacity < count:
-                raise SpecMismatch(
-                    f"queue {self._name!r} is a PriorityQueue, which takes a batch all at once: "
-                    f"{count} elements can never be in a capacity of {definition.capacity}"
-                )
-            definition.check_reserve(count, f"queue {self._name!r}: a batch of {count}")
-
     def _clone(self) -> Self:
         clone = object.__new__(type(self))
         clone.__dict__.update(self.__dict__)
         return clone
+
+    def to_wire(self) -> list[Any]:
+        """Tell what a server needs to find this queue; one that is bound to a session is `SpecMismatch`."""
+        if self._session is not None:
+            raise SpecMismatch(f"{self!r} is bound to a session by on(), and cannot be used in a graph of a server")
+        definition = None if self._definition is None else pack_definition(self._definition)
+        return [self._name, self._shared, self._container, str(self._device), definition]
+
+    @classmethod
+    def from_wire(cls, told: Any) -> Self:
+        """Make a definition of what `to_wire` has told in another process."""
+        name, shared, container, device, definition = told
+        queue = object.__new__(cls)
+        queue._name, queue._shared, queue._container = str(name), bool(shared), str(container)
+        queue._device = DeviceName.parse(device)
+        queue._definition = None if definition is None else read_definition(definition)
+        queue._session = None
+        return queue
 
     def __getstate__(self) -> dict[str, Any]:
         """Refuse to pickle what another process could not find."""

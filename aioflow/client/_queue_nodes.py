@@ -16,8 +16,6 @@ from aioflow.graph import Node, Op, current_graph
 from aioflow.runtime import Taken, hold_get
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aioflow.client._queue import Queue
     from aioflow.resources import QueueKey
     from aioflow.runtime import Call, Host
@@ -55,15 +53,15 @@ class QueueNodes:
         Raises:
             SpecMismatch: The queue comes from `lookup` and no operation has found it yet.
         """
-        return self._take("dequeue", _dequeue)
+        return self._take(DEQUEUE)
 
     def dequeue_many(self, n: Any) -> Any:
         """Take n elements as a batch; n may be a node. Gives what `dequeue` gives."""
-        return self._take("dequeue_many", _dequeue_many, n)
+        return self._take(DEQUEUE_MANY, n)
 
     def dequeue_up_to(self, n: Any) -> Any:
         """Take n elements, or on a closed queue what is left; n may be a node. Gives what `dequeue` gives."""
-        return self._take("dequeue_up_to", _dequeue_up_to, n)
+        return self._take(DEQUEUE_UP_TO, n)
 
     def size(self) -> Node:
         """Count the elements."""
@@ -77,9 +75,9 @@ class QueueNodes:
         """Close the queue."""
         return self._add(CLOSE, cancel_pending_enqueues)
 
-    def _take(self, name: str, kernel: Callable[..., Any], *args: Any) -> Any:
+    def _take(self, op: Op, *args: Any) -> Any:
         element = self._queue.definition.element
-        node = self._add(_take_op(name, kernel, len(element.components)), *args)
+        node = self._add(_with_outputs(op, len(element.components)), *args)
         if element.names is not None:
             return dict(zip(element.names, node.outputs, strict=True))
         return node if len(element.components) == 1 else node.outputs
@@ -189,13 +187,13 @@ async def _close(queue: Queue, cancel_pending_enqueues: Any) -> None:
     await queue.close(cancel_pending_enqueues)
 
 
-ENQUEUE = Op(_enqueue, "enqueue", num_outputs=0)
-ENQUEUE_MANY = Op(_enqueue_many, "enqueue_many", num_outputs=0)
-SIZE = Op(_size, "size")
-IS_CLOSED = Op(_is_closed, "is_closed")
-CLOSE = Op(_close, "close", num_outputs=0)
+ENQUEUE = Op(_enqueue, "enqueue", num_outputs=0, path=f"{__name__}:ENQUEUE")
+ENQUEUE_MANY = Op(_enqueue_many, "enqueue_many", num_outputs=0, path=f"{__name__}:ENQUEUE_MANY")
+SIZE = Op(_size, "size", path=f"{__name__}:SIZE")
+IS_CLOSED = Op(_is_closed, "is_closed", path=f"{__name__}:IS_CLOSED")
+CLOSE = Op(_close, "close", num_outputs=0, path=f"{__name__}:CLOSE")
+DEQUEUE = Op(_dequeue, "dequeue", path=f"{__name__}:DEQUEUE", varies=True)
+DEQUEUE_MANY = Op(_dequeue_many, "dequeue_many", path=f"{__name__}:DEQUEUE_MANY", varies=True)
+DEQUEUE_UP_TO = Op(_dequeue_up_to, "dequeue_up_to", path=f"{__name__}:DEQUEUE_UP_TO", varies=True)
 
-
-@cache
-def _take_op(name: str, kernel: Callable[..., Any], num_outputs: int) -> Op:
-    return Op(kernel, name, num_outputs=num_outputs)
+_with_outputs = cache(Op.with_outputs)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from aioflow.client._session import current_session
+from aioflow.client._session import Session, current_session
 from aioflow.errors import AioflowError, EndOfQueue, GraphError, QueueClosed, SessionError
 from aioflow.graph import Node
 from aioflow.runtime import finish
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from aioflow.client._queue import Queue
-    from aioflow.client._session import Session
 
 __all__ = ["Coordinator", "QueueRunner"]
 
@@ -80,11 +79,13 @@ class Coordinator:
         """
         if self._group is None:
             raise SessionError("enter the coordinator first: `async with flow.Coordinator() as coordinator:`")
-        session = session or current_session()
+        found = session or current_session()
+        if not isinstance(found, Session):
+            raise SessionError("a kernel on a server has no session that could run a runner; start it in a client")
         if not self._running:
             self._all_ended = anyio.Event()
         self._running += 1
-        self._group.start_soon(self._run, runner, session)
+        self._group.start_soon(self._run, runner, found)
 
     async def join(self) -> None:
         """Wait until every runner has ended; a runner's error cancels this wait and is raised by the block."""

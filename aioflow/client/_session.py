@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,8 +12,8 @@ import anyio
 import anyio.to_thread
 
 from aioflow.client._values import convert_feed
-from aioflow.cluster import RemoteHost, Server
-from aioflow.devices import open_devices
+from aioflow.cluster import ClusterHost, Server
+from aioflow.devices import DeviceInfo, open_devices
 from aioflow.errors import GraphError, NoSession, SessionClosed, SessionError
 from aioflow.graph import Graph
 from aioflow.names import normalise_address
@@ -25,16 +24,17 @@ from aioflow.runtime import (
     SessionDevices,
     begin_call,
     complete_put,
+    current,
     finish,
     on_asyncio,
+    read_request,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
-    from aioflow.devices import DeviceInfo
-    from aioflow.runtime import Host
+    from aioflow.runtime import CurrentSession, Hosts
 
 __all__ = ["Session", "current_session"]
 
@@ -43,8 +43,6 @@ TARGET_VARIABLE = "AIOFLOW_TARGET"
 # A closing session waits this long for its writers to flush; a server that does not answer must not keep a process
 # alive.
 FLUSH_S = 1.0
-
-_current: ContextVar[Session | None] = ContextVar("aioflow_session", default=None)
 
 
 class Session:
@@ -92,10 +90,11 @@ class Session:
         self._executor: Executor | None = None
         self._devices: SessionDevices | None = None
         self._opening = anyio.Lock()
-        self._host: Host | None = None
+        self._host: Hosts | None = None
+        self._cluster: ClusterHost | None = None
         self._closed = False
         self._closing = anyio.Lock()
-        self._previous: Session | None = None
+        self._previous: CurrentSession | None = None
         self._home: tuple[int, Any] = (0, None)
         self._flushes: dict[Callable[[], Awaitable[None]], None] = {}  # in order, so that a run can be repeated
 
@@ -111,17 +110,17 @@ class Session:
         """
         if self._host is not None or self._closed:
             raise SessionError("this session was opened before; make a new one for each `async with`")
-        host: Host
+        host: Hosts
         if self._target is None:
             host = EmbeddedHost(self._config)
         else:
             address = self._target.local_address if isinstance(self._target, Server) else self._target
-            host = RemoteHost(address, self._config)
+            host = self._cluster = ClusterHost(address, self._config)
         await host.open()
         self._home = (os.getpid(), _event_loop())
         self._host = host
-        self._previous = _current.get()
-        _current.set(self)
+        self._previous = current.get()
+        current.set(self)
         return self
 
     async def close(self) -> None:
@@ -130,11 +129,11 @@ class Session:
         What was not handed over goes back, registrations of producers count as lost, private queues go. A second close
         does nothing. Bounded: a server that does not answer cannot hold it.
         """
-        if _current.get() is self:
+        if current.get() is self:
             previous = self._previous
-            while previous is not None and previous._closed:  # noqa: SLF001 - sessions may close in any order
+            while isinstance(previous, Session) and previous._closed:  # noqa: SLF001 - sessions may close in any order
                 previous = previous._previous  # noqa: SLF001
-            _current.set(previous)
+            current.set(previous)
         if self._host is None or self._closed:
             return
         self._check_home()
@@ -191,12 +190,18 @@ class Session:
         """
         await begin_call()
         _ = self.host
+        graph, fetched, fed, rebuild = read_request(fetches, feed, self._graph, convert_feed)
+        if graph is None:
+            return rebuild([])
+        if self._cluster is not None:
+            soft, log = self._config.allow_soft_placement, self._config.log_device_placement
+            return rebuild(await self._cluster.run(graph, fetched, fed, soft=soft, log=log))
         executor = self._executor or await self._open_executor()
-        token = _current.set(self)
+        token = current.set(self)
         try:
-            return await executor.run(fetches, feed, self._graph)
+            return rebuild(await executor.run(graph, fetched, fed))
         finally:
-            _current.reset(token)
+            current.reset(token)
 
     @staticmethod
     async def reset(target: str | Server, containers: Sequence[str] | None = None) -> None:
@@ -218,22 +223,24 @@ class Session:
         if isinstance(containers, str):
             raise SessionError(f"containers is a list of names; got {containers!r}")
         async with Session(target) as session:
-            await complete_put(session.host.reset(list(containers or [""])))
+            assert session._cluster is not None
+            await complete_put(session._cluster.master.reset(list(containers or [""]), whole=True))
 
     async def devices(self) -> tuple[DeviceInfo, ...]:
         """Return what devices there are: name, kind, memory limit in bytes, and the card's own name."""
-        self._check_embedded()
-        devices = self._devices or await self._open_devices()
+        _ = self.host
+        if self._cluster is not None:
+            return tuple([DeviceInfo(*fields) for fields in await self._cluster.devices()])
+        devices = self._devices or await self.open_devices()
         return tuple(device.info() for device in devices.devices)
 
     async def _open_executor(self) -> Executor:
-        self._check_embedded()
-        devices = self._devices or await self._open_devices()
+        devices = self._devices or await self.open_devices()
         if self._executor is None:
-            self._executor = Executor(devices, self._config, convert_feed)
+            self._executor = Executor(devices, self._config)
         return self._executor
 
-    async def _open_devices(self) -> SessionDevices:
+    async def open_devices(self) -> SessionDevices:
         """Open the devices of this process, for graphs and for copies of batches; they are closed with the session."""
         async with self._opening:
             _ = self.host
@@ -246,16 +253,8 @@ class Session:
                 self._devices = devices
             return self._devices
 
-    def _check_embedded(self) -> None:
-        _ = self.host
-        if self._target is not None:
-            raise GraphError(
-                'this version runs graphs in embedded sessions only: open a Session("") for the graph beside this, '
-                "and give its queues this session with queue.on(session).nodes"
-            )
-
     @property
-    def host(self) -> Host:
+    def host(self) -> Hosts:
         """The host of an open session, checked for use from where it may be used.
 
         Raises:
@@ -287,13 +286,13 @@ class Session:
         return f"<Session {self._target or 'embedded'} {state}>"
 
 
-def current_session() -> Session:
+def current_session() -> CurrentSession:
     """Return the session that is current in this task.
 
     Raises:
         NoSession: There is none.
     """
-    session = _current.get()
+    session = current.get()
     if session is None:
         raise NoSession(
             "no session is current in this task: wrap the code in `async with flow.Session(...)`, "

@@ -14,9 +14,10 @@ from aioflow.specs import ElementSpec, Strings, to_columns
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioflow.queues import QueueDefinition
     from aioflow.specs import Column, TensorSpec
 
-__all__ = ["check_count", "convert_feed", "reader", "to_user"]
+__all__ = ["check_batch", "check_count", "convert_feed", "reader", "to_user"]
 
 # TensorFlow's numbers of elements are int32.
 COUNT_MAX = 2**31 - 1
@@ -64,6 +65,26 @@ def check_count(n: Any) -> int:
     if not 0 <= count <= COUNT_MAX:
         raise SpecMismatch(f"the number of elements is {count}; expected 0 to {COUNT_MAX}")
     return count
+
+
+def check_batch(definition: QueueDefinition, count: int, name: str) -> None:
+    """Refuse a batch that a queue can never give.
+
+    Raises:
+        SpecMismatch: Its elements cannot be batched, or a PriorityQueue cannot hold so many.
+    """
+    if any(component.shape is None for component in definition.element.components):
+        raise SpecMismatch(
+            f"queue {name!r} was defined without shapes: its elements cannot be batched; "
+            "give shapes=, or take them one by one with dequeue()"
+        )
+    if definition.kind == "PriorityQueue":
+        if 0 < definition.capacity < count:
+            raise SpecMismatch(
+                f"queue {name!r} is a PriorityQueue, which takes a batch all at once: "
+                f"{count} elements can never be in a capacity of {definition.capacity}"
+            )
+        definition.check_reserve(count, f"queue {name!r}: a batch of {count}")
 
 
 def _read_row(column: Column, dtype: str) -> Any:

@@ -26,9 +26,11 @@ from aioflow.graph import (
 from aioflow.names import DeviceName, check_shared_name
 from aioflow.resources import Assignment, VariableKey, VariableRef
 from aioflow.runtime import begin_call, complete, complete_put
-from aioflow.specs import ElementSpec, TensorSpec, dtype_name, parse_shapes, to_columns
+from aioflow.specs import ElementSpec, Strings, TensorSpec, dtype_name, parse_shapes, to_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioflow.client._session import Session
     from aioflow.runtime import Host
 
@@ -164,7 +166,7 @@ class Variable:
 
     async def initialize(self) -> None:
         """Assign the initial value, whatever the variable has now."""
-        await self._assign_column("set", self._convert(self._initial()) if self._first is None else self._first)
+        await self._assign_column("set", self._convert_initial())
 
     # For the other files of this package
 
@@ -179,10 +181,12 @@ class Variable:
 
     async def _begin(self) -> tuple[Host, VariableRef]:
         await begin_call()
-        host = (self._session or current_session()).host
         key = VariableKey(self._container, self._name, "" if self._shared else "private")
-        host.check_task(self._device, key)
+        host = await (self._session or current_session()).host.reach(self._device, key)
         return host, VariableRef(key, self._spec)
+
+    def _convert_initial(self) -> Any:
+        return self._convert(self._initial()) if self._first is None else self._first
 
     def _convert(self, value: Any) -> Any:
         try:
@@ -194,17 +198,59 @@ class Variable:
         columns = answer if isinstance(answer, tuple) else (answer,)
         return to_user(columns, ElementSpec((self._spec,)), single=True)
 
+    def to_wire(self) -> list[Any]:
+        """Tell what a server needs to find this variable; `from_wire` makes a definition of it again.
+
+        Raises:
+            SpecMismatch: It is bound to a session, which no other process has.
+        """
+        if self._session is not None:
+            raise SpecMismatch(f"{self!r} is bound to a session by on(), and cannot be used in a graph of a server")
+        shape = None if self._spec.shape is None else list(self._spec.shape)
+        return [self._name, self._shared, self._container, str(self._device), self._spec.dtype, shape]
+
+    @classmethod
+    def from_wire(cls, told: Any) -> Self:
+        """Make a definition, which has no initial value, of what another process has told."""
+        name, shared, container, device, dtype, shape = told
+        variable = object.__new__(cls)
+        variable._name, variable._shared, variable._container = str(name), bool(shared), str(container)
+        variable._device = DeviceName.parse(device)
+        variable._spec = TensorSpec(dtype_name(dtype), None if shape is None else tuple(shape))
+        variable._initial = variable._first = None
+        variable._trainable = False
+        variable._session = None
+        return variable
+
     def _set_device(self, name: DeviceName) -> None:
         self._device = name
 
     def _colocation(self) -> Colocation | None:
         if self._session is not None:
             return None
-        return Colocation(VariableKey(self._container, self._name), self._device)
+        return Colocation(VariableKey(self._container, self._name, "" if self._shared else "private"), self._device)
 
     def __repr__(self) -> str:
         """Show the name and what the values are."""
         return f"<Variable {self._name!r} {self._spec}>"
+
+
+class InitialValue:
+    """What an initializer assigns; other nodes of the variable travel without it."""
+
+    def __init__(self, column: Callable[[], Any]) -> None:
+        self.column = column
+
+    def to_wire(self) -> list[Any]:
+        """Tell the value."""
+        column = self.column()
+        return [column.lengths, column.data] if isinstance(column, Strings) else [column]
+
+    @classmethod
+    def from_wire(cls, told: Any) -> Self:
+        """Make one of a value that was told."""
+        column = Strings(*told) if len(told) > 1 else told[0]
+        return cls(lambda: column)
 
 
 class VariableNodes:
@@ -230,8 +276,8 @@ class VariableNodes:
         return self._add(ASSIGN_SUB, value)
 
     def initializer(self) -> Node:
-        """Assign the initial value."""
-        return self._add(INITIALIZE)
+        """Assign the initial value; on a server, of a function, the one that it had when the graph was sent there."""
+        return self._add(INITIALIZE, InitialValue(self._variable._convert_initial))  # noqa: SLF001 - one file
 
     def _add(self, op: Op, *args: Any) -> Node:
         colocation = self._variable._colocation()  # noqa: SLF001 - one file
@@ -254,15 +300,15 @@ async def _assign_sub(variable: Variable, value: Any) -> Any:
     return await variable._assign("sub", value, fetch=True)  # noqa: SLF001
 
 
-async def _initialize(variable: Variable) -> None:
-    await variable.initialize()
+async def _initialize(variable: Variable, value: InitialValue) -> None:
+    await variable._assign_column("set", value.column())  # noqa: SLF001
 
 
-READ = Op(_read, "read")
-ASSIGN = Op(_assign, "assign")
-ASSIGN_ADD = Op(_assign_add, "assign_add")
-ASSIGN_SUB = Op(_assign_sub, "assign_sub")
-INITIALIZE = Op(_initialize, "initializer", num_outputs=0)
+READ = Op(_read, "read", path=f"{__name__}:READ")
+ASSIGN = Op(_assign, "assign", path=f"{__name__}:ASSIGN")
+ASSIGN_ADD = Op(_assign_add, "assign_add", path=f"{__name__}:ASSIGN_ADD")
+ASSIGN_SUB = Op(_assign_sub, "assign_sub", path=f"{__name__}:ASSIGN_SUB")
+INITIALIZE = Op(_initialize, "initializer", num_outputs=0, path=f"{__name__}:INITIALIZE")
 
 
 def global_variables_initializer() -> Node:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aioflow.client._queue import Queue
-    from aioflow.client._session import Session
     from aioflow.runtime import Call
 
 __all__ = ["Writer"]
@@ -63,7 +62,7 @@ class Writer:
 
     async def __aenter__(self) -> Self:
         """Attach to the queue."""
-        session: Session = self._queue._bound_session()  # noqa: SLF001 - one package
+        session = self._queue._bound_session()  # noqa: SLF001 - one package
         self._host, self._ref = await self._queue._begin()  # noqa: SLF001
         self._background = Background(self._keep)
         group = await self._background.start()

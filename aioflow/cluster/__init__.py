@@ -5,8 +5,9 @@ in plain code, with `_answers` between them and `_admission` at the broker's doo
 shells that tie them to a transport.
 """
 
-from aioflow.cluster._remote import RemoteHost
+from aioflow.cluster._cluster_host import ClusterHost
+from aioflow.cluster._codec import pack_definition, read_definition
 from aioflow.cluster._server import Server
 from aioflow.cluster._spec import ClusterSpec
 
-__all__ = ["ClusterSpec", "RemoteHost", "Server"]
+__all__ = ["ClusterHost", "ClusterSpec", "Server", "pack_definition", "read_definition"]

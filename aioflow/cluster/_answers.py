@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aioflow import errors
 from aioflow.cluster import _messages as m
 from aioflow.cluster._fields import COMPONENTS_MAX
-from aioflow.errors import AioflowError, EndOfQueue, RemoteError
+from aioflow.errors import AioflowError, EndOfQueue, NodeFailed, RemoteError
 from aioflow.queues import QueueStats
 from aioflow.resources import LostProducer
 
@@ -59,7 +59,11 @@ def pack_error(request: int, error: Exception) -> m.Error:
     """Return the message of an error, with a traceback where it was unforeseen."""
     lost = error.lost_producers if isinstance(error, EndOfQueue) else ()
     foreseen = isinstance(error, AioflowError)
-    text = "" if foreseen else "".join(traceback.format_exception(error))
+    failed = error if isinstance(error, NodeFailed) else None
+    unforeseen = error.__cause__ if failed is not None else None if foreseen else error
+    text = "" if unforeseen is None else "".join(traceback.format_exception(unforeseen))
+    if isinstance(unforeseen, RemoteError):  # it was told by another task
+        text = unforeseen.traceback_text
     # The first notes of an EndOfQueue are its lost producers' tracebacks: the other side makes them again.
     notes: Sequence[str] = getattr(error, "__notes__", ())[sum(bool(producer.traceback) for producer in lost) :]
     return m.Error(
@@ -68,8 +72,10 @@ def pack_error(request: int, error: Exception) -> m.Error:
         cut(str(error) or type(error).__name__),
         [cut(note, NOTE_BYTES) for note in notes[:NOTES_MAX]],
         list(_pack_lost(lost)),
-        cut(type(error).__name__, NAME_BYTES),
+        cut(unforeseen.type_name if isinstance(unforeseen, RemoteError) else type(unforeseen).__name__, NAME_BYTES),
         cut(text, TRACEBACK_BYTES, end=True),
+        cut(failed.node, NAME_BYTES) if failed is not None else "",
+        cut(failed.device, NAME_BYTES) if failed is not None else "",
     )
 
 
@@ -87,17 +93,22 @@ def unpack_error(message: m.Error, address: str) -> AioflowError:
     if kind is EndOfQueue:
         lost = tuple(LostProducer(*fields) for fields in message.lost_producers)
         error = EndOfQueue(message.text, lost_producers=lost)
+    elif kind is NodeFailed:
+        error = NodeFailed(message.text, node=message.node, device=message.device)
+        error.__cause__ = _remote_error(message, message.text.rpartition(", failed: ")[2], message.device)
     elif isinstance(kind, type) and issubclass(kind, AioflowError) and kind is not RemoteError:
         error = kind(message.text)
     else:
-        error = RemoteError(
-            f"{address}: {message.text}",
-            type_name=message.type_name,
-            traceback_text=message.traceback,
-            peer=address,
-        )
+        error = _remote_error(message, f"{address}: {message.text}", address)
     for note in message.notes:
         error.add_note(note)
+    return error
+
+
+def _remote_error(message: m.Error, text: str, peer: str) -> RemoteError:
+    error = RemoteError(text, type_name=message.type_name, traceback_text=message.traceback, peer=peer)
+    if message.traceback:
+        error.add_note(f"on {peer}:\n{message.traceback}")
     return error
 
 

@@ -17,34 +17,31 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
-from aioflow.cluster._admission import check_columns, check_count
-from aioflow.cluster._answers import cut, pack_error, pack_stats
-from aioflow.cluster._codec import decode_columns, encode, pack_definition, unpack_definition
-from aioflow.cluster._sessions import Call, MakePage, PeerId, Session, Sessions, no_page
+from aioflow.cluster._answers import cut, pack_error
+from aioflow.cluster._codec import encode
+from aioflow.cluster._queue_requests import QueueRequests
+from aioflow.cluster._request_kinds import ONCE
+from aioflow.cluster._sessions import MakePage, PeerId, Session, Sessions, no_page
 from aioflow.cluster._spec import TaskInfo
+from aioflow.cluster._steps import Steps
 from aioflow.cluster._tickets import Tickets
 from aioflow.cluster._variables import Variables
-from aioflow.cluster._window import Window
-from aioflow.errors import ConnectionLost, NotFound, RemoteProtocolError, SessionClosed, SessionError, VersionMismatch
-from aioflow.queues import Segment
-from aioflow.resources import LostProducer, QueueKey, QueueRef, QueueResource, Resources
+from aioflow.errors import ConnectionLost, RemoteProtocolError, SessionClosed, SessionError, VersionMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioflow.cluster._messages import Message
+    from aioflow.queues import Effect, Ticket
+    from aioflow.resources import QueueResource, Resources
     from aioflow.transport import Frame
 
 __all__ = ["Broker", "PeerId", "TaskInfo"]
 
 # Requests of one session that wait or are not confirmed at a time: a task each, and nobody runs more on one event loop.
 REQUESTS_MAX = 65_536
-# Queues that one session names; the numbers are the client's.
-QUEUES_MAX = 65_536
 # What has no answer of its own although it names a request: a fault in it ends the session.
 _WITHOUT_ANSWER = frozenset({m.Promote, m.Acknowledge, m.Withdraw})
-# What changes a queue and may not be done twice.
-_ONCE = frozenset({m.Put, m.Close, m.Join, m.Leave, m.Delete, m.Assign, m.Reset})
 
 
 class Broker:
@@ -54,7 +51,9 @@ class Broker:
         self, resources: Resources, info: TaskInfo, lost_s: float, session_s: float, make_page: MakePage = no_page
     ) -> None:
         self._resources = resources
-        self._welcome = m.Welcome(m.PROTOCOL_VERSION, info.epoch, info.job, info.task, info.tasks)
+        self._welcome = m.Welcome(
+            m.PROTOCOL_VERSION, info.epoch, info.job, info.task, [list(task) for task in info.tasks]
+        )
         self._lost_s = lost_s
         self._session_s = session_s
         self._sessions = Sessions(lost_s, session_s, make_page)
@@ -64,31 +63,39 @@ class Broker:
         self._messages: list[tuple[PeerId, list[Frame]]] = []
         self._tickets = Tickets(self._messages)
         self._variables = Variables(resources, self._tickets)
+        self._queues = queues = QueueRequests(resources, self._tickets, lost_s)
+        self.steps = Steps(self._tickets)
         self._dropped: list[PeerId] = []
         self._now = 0.0
         self._deadline_moved = False
         self._handlers: dict[type[Any], Callable[[Session, Any, Sequence[Frame]], None]] = {
-            m.Define: self._define,
-            m.Put: self._put,
-            m.Get: self._get,
-            m.Ask: self._ask,
+            m.Define: queues.define,
+            m.Put: queues.put,
+            m.Get: queues.get,
+            m.Ask: queues.ask,
             m.Promote: self._tickets.promote,
             m.Acknowledge: self._tickets.acknowledge,
-            m.Withdraw: self._tickets.withdraw,
-            m.Close: self._close,
-            m.Size: self._size,
-            m.IsClosed: self._is_closed,
-            m.Stats: self._stats,
-            m.Delete: self._delete,
-            m.Lookup: self._lookup,
-            m.Join: self._join,
-            m.Leave: self._leave,
+            m.Withdraw: self._withdraw,
+            m.Close: queues.close,
+            m.Size: queues.size,
+            m.IsClosed: queues.is_closed,
+            m.Stats: queues.stats,
+            m.Delete: queues.delete,
+            m.Lookup: queues.lookup,
+            m.Join: queues.join,
+            m.Leave: queues.leave,
             m.Bye: self._bye,
             m.Resume: self._resume,
             m.Confirm: self._confirm,
             m.Read: self._variables.read,
             m.Assign: self._variables.assign,
-            m.Reset: self._variables.reset,
+            m.Reset: self._reset,
+            m.RegisterGraph: self.steps.register,
+            m.DeregisterGraph: self.steps.deregister,
+            m.RunGraph: self.steps.run,
+            m.SendTensor: self.steps.send_tensor,
+            m.ListDevices: self.steps.list_devices,
+            m.EndOwner: self._end_owner,
         }
 
     def take_messages(self) -> list[tuple[PeerId, list[Frame]]]:
@@ -109,7 +116,7 @@ class Broker:
 
     def receive(self, peer: PeerId, message: Message, frames: Sequence[Frame], now: float) -> None:
         """Handle one message; whatever goes wrong fails that request alone."""
-        self._now = now
+        self._now = self._queues.now = now
         if peer in self._ended:
             return
         if isinstance(message, m.Hello):
@@ -131,7 +138,7 @@ class Broker:
         if request and self._is_known(session, request, kind):
             return
         try:
-            if request and len(session.waiting) + len(session.delivered) + len(session.answers) >= REQUESTS_MAX:
+            if request and session.requests >= REQUESTS_MAX:
                 raise SessionError(f"this session has {REQUESTS_MAX} requests under way; wait for some")  # noqa: TRY301
             self._handlers[kind](session, message, frames)
         except RemoteProtocolError as error:
@@ -144,11 +151,11 @@ class Broker:
 
     def _is_known(self, session: Session, request: int, kind: type[Any]) -> bool:
         """Rule 3: whether a request was received before; if it was answered, answer again."""
-        if kind in _ONCE and request in session.answers:
+        if kind in ONCE and request in session.answers:
             self._tickets.answer_again(session, request)
             return True
         call = session.waiting.get(request)
-        if kind in _ONCE and call is not None and call.is_put:
+        if kind in ONCE and (request in session.steps or (call is not None and call.is_put)):
             return True
         if call is not None or request in session.delivered:
             assert session.peer is not None
@@ -190,7 +197,8 @@ class Broker:
 
     def take_deadline_moved(self) -> bool:
         """Say whether `next_deadline` may have become earlier since the last call."""
-        moved, self._deadline_moved = self._deadline_moved, False
+        moved, self._deadline_moved = self._deadline_moved or self._queues.deadline_moved, False
+        self._queues.deadline_moved = False
         return moved
 
     def shut_down(self, reason: str) -> None:
@@ -227,6 +235,7 @@ class Broker:
                 self._drop(known, known.peer)
             is_local = peer in self._local
             session = self._sessions.connect(hello.session, peer, self._now, beats=hello.beats, is_local=is_local)
+            session.is_target = hello.target
             self._deadline_moved = True
             self._send(peer, replace(self._welcome, receipts=session.page_path))
 
@@ -256,6 +265,61 @@ class Broker:
             if session is not None:
                 self._end(session, f"its connection was refused: {cut(reason)}", withdraw_puts=False)
 
+    # Requests
+
+    def _withdraw(self, session: Session, message: m.Withdraw, frames: Sequence[Frame]) -> None:
+        if not self.steps.withdraw(session, message):
+            self._tickets.withdraw(session, message, frames)
+
+    def _reset(self, session: Session, message: m.Reset, frames: Sequence[Frame]) -> None:
+        if message.whole:
+            self.steps.reset(session, message)
+        else:
+            self._variables.reset(session, message, frames)
+
+    def reset(self, containers: Sequence[str]) -> None:
+        """Empty containers of this task."""
+        self._tickets.perform_all(self._resources.reset(containers))
+
+    def end_targeted(self, but: str, reason: str) -> None:
+        """End the sessions that were opened on this server, but for one."""
+        for session in self._sessions:
+            if session.is_target and session.name != but:
+                self._end_for(session, reason)
+
+    def _end_for(self, session: Session, reason: str) -> None:
+        if session.peer is not None:
+            self._part(session.peer, SessionClosed, reason)
+        else:
+            self._end(session, reason, withdraw_puts=False)
+
+    def _end_owner(self, session: Session, message: m.EndOwner, _: Sequence[Frame]) -> None:
+        self.steps.end_owner(session, message)
+
+    def detach_owner(self, owner: str) -> None:
+        """Take a session whose nodes ran here, and which is not connected here, from the resources."""
+        if owner not in self._sessions:
+            self._tickets.perform_all(self._resources.detach(owner, self._now, "its session was closed"))
+            self._deadline_moved = True
+
+    # Calls of the nodes of graphs, which are answered by functions
+
+    def watch(self, queue: QueueResource, ticket: Ticket, tell: Callable[[Effect], None]) -> None:
+        """Tell of the next effect of a ticket, once."""
+        self._tickets.watched[queue, ticket] = tell
+
+    def forget(self, queue: QueueResource, ticket: Ticket) -> None:
+        """Expect no effect of a ticket any more."""
+        self._tickets.watched.pop((queue, ticket), None)
+
+    def perform(self, queue: QueueResource) -> None:
+        """Answer what a queue's effects name."""
+        self._tickets.perform(queue)
+
+    def deadline_moved(self) -> None:
+        """Learn that something may be due earlier."""
+        self._deadline_moved = True
+
     def _say_goodbye(self, peer: PeerId, kind: str, reason: str) -> None:
         self._ended.add(peer)
         self._send(peer, m.Goodbye(kind, cut(reason)))
@@ -283,6 +347,7 @@ class Broker:
     def _end(self, session: Session, reason: str, *, withdraw_puts: bool) -> None:
         """Withdraw what waits, puts first and the latest first, so that no withdrawal lets another one through."""
         self._tickets.acknowledge_noted(session)
+        self.steps.end(session)
         touched = [call.queue for call in (*session.waiting.values(), *session.delivered.values())]
         puts = [call for call in session.waiting.values() if call.is_put]
         for call in (*session.waiting.values(), *session.delivered.values()):
@@ -298,101 +363,6 @@ class Broker:
         self._sessions.forget(session)
         self._deadline_moved = True
         self._tickets.perform_all(touched)
-
-    # Requests
-
-    def _define(self, session: Session, message: m.Define, _: Sequence[Frame]) -> None:
-        key = QueueKey(message.container, message.name, session.name if message.private else "")
-        known = session.refs.get(message.queue)
-        if known is not None and known.key == key:  # sent again: it was not known to have arrived
-            return
-        if known is not None or len(session.refs) >= QUEUES_MAX:
-            raise RemoteProtocolError(f"queue number {message.queue} is in use, or one of over {QUEUES_MAX}")
-        session.refs[message.queue] = QueueRef(key, unpack_definition(message.definition))
-
-    def _put(self, session: Session, message: m.Put, frames: Sequence[Frame]) -> None:
-        queue = self._attach(session, message.queue, puts=True)
-        columns = decode_columns(message.columns, frames)
-        dtypes = [dtype for dtype, _ in message.columns]
-        check_columns(queue.definition.element, columns, dtypes)
-        segment = Segment.of(columns, prioritised=queue.definition.kind == "PriorityQueue")
-        nbytes = sum(map(len, frames))
-        window = session.windows.get(queue) or Window()
-        if not window.admits(nbytes):
-            raise RemoteProtocolError(
-                f"{window.puts} puts of {window.nbytes} bytes on {queue.machine} are under way, and one of {nbytes} "
-                "more came: that exceeds the window"
-            )
-        ticket = queue.machine.enqueue(segment)
-        window.add(nbytes)
-        session.windows[queue] = window
-        self._tickets.track(session, message.id, Call(queue, ticket, is_put=True, nbytes=nbytes))
-
-    def _get(self, session: Session, message: m.Get, _: Sequence[Frame]) -> None:
-        queue = self._attach(session, message.queue)
-        check_count(queue.definition, message.count)
-        ticket = queue.machine.dequeue(message.count, up_to=message.up_to)
-        self._tickets.track(session, message.id, Call(queue, ticket, is_put=False))
-
-    def _ask(self, session: Session, message: m.Ask, _: Sequence[Frame]) -> None:
-        queue = self._attach(session, message.queue)
-        check_count(queue.definition, message.count)
-        ticket = queue.machine.ask(message.count, message.runs)
-        self._tickets.track(session, message.id, Call(queue, ticket, is_put=False))
-
-    def _close(self, session: Session, message: m.Close, _: Sequence[Frame]) -> None:
-        queue = self._attach(session, message.queue)
-        ticket = queue.machine.close(cancel_pending=message.cancel_pending)
-        self._tickets.track(session, message.id, Call(queue, ticket, is_put=True))
-
-    def _size(self, session: Session, message: m.Size, _: Sequence[Frame]) -> None:
-        self._tickets.answer(session, message.id, m.Done(message.id, len(self._attach(session, message.queue).machine)))
-
-    def _is_closed(self, session: Session, message: m.IsClosed, _: Sequence[Frame]) -> None:
-        is_closed = self._attach(session, message.queue).machine.is_closed
-        self._tickets.answer(session, message.id, m.Done(message.id, int(is_closed)))
-
-    def _stats(self, session: Session, message: m.Stats, _: Sequence[Frame]) -> None:
-        self._tickets.answer(session, message.id, pack_stats(message.id, self._attach(session, message.queue).stats()))
-
-    def _delete(self, session: Session, message: m.Delete, _: Sequence[Frame]) -> None:
-        queue = self._attach(session, message.queue)
-        self._resources.delete(session.refs.pop(message.queue).key)
-        self._tickets.perform(queue)
-        self._tickets.answer(session, message.id, m.Done(message.id), keep=True)
-
-    def _lookup(self, session: Session, message: m.Lookup, _: Sequence[Frame]) -> None:
-        definition = self._resources.lookup(QueueKey(message.container, message.name))
-        self._tickets.answer(session, message.id, m.Found(message.id, pack_definition(definition)))
-
-    def _join(self, session: Session, message: m.Join, _: Sequence[Frame]) -> None:
-        queue = self._attach(session, message.queue, registers=True)
-        give_up = self._now + self._lost_s + 1
-        ticket = queue.join(session.name, message.name, rejoin_s=message.rejoin_s, give_up=give_up)
-        if message.renews:
-            queue.waive(self._now + self._lost_s)
-        self._deadline_moved = True
-        self._tickets.track(session, message.id, Call(queue, ticket, is_put=True))
-
-    def _leave(self, session: Session, message: m.Leave, _: Sequence[Frame]) -> None:
-        queue = self._attach(session, message.queue)
-        lost = LostProducer(message.name, message.reason, message.traceback) if message.lost else None
-        if queue.is_held(message.name, session.name):
-            queue.leave(message.name, lost, self._now)
-            self._deadline_moved = True
-        self._tickets.answer(session, message.id, m.Done(message.id), keep=True)
-        self._tickets.perform(queue)
-
-    # Small moves
-
-    def _attach(self, session: Session, number: int, *, puts: bool = False, registers: bool = False) -> QueueResource:
-        ref = session.refs.get(number)
-        if ref is None:
-            raise NotFound(f"this session has defined no queue number {number}")
-        queue = self._resources.attach(session.name, ref, puts=puts, registers=registers)
-        if queue.definition is not ref.definition:  # it agrees: need not be compared again
-            session.refs[number] = QueueRef(ref.key, queue.definition)
-        return queue
 
     def _send(self, peer: PeerId, message: Message) -> None:
         self._messages.append((peer, encode(message)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgpack
 import numpy as np
 
+from aioflow.cluster._field_types import DEFINITION, OUTPUTS_MAX
 from aioflow.cluster._fields import COMPONENTS_MAX, INT64_MAX, RANK_MAX, TEXT_CHARS_MAX
 from aioflow.cluster._messages import (
     MESSAGES,
@@ -26,7 +27,11 @@ from aioflow.cluster._messages import (
     Promote,
     Put,
     Recall,
+    RegisterGraph,
     Rows,
+    RunGraph,
+    SendTensor,
+    Tensors,
     Welcome,
     Withdraw,
     find_fault,
@@ -50,6 +55,7 @@ __all__ = [
     "encode",
     "encode_columns",
     "pack_definition",
+    "read_definition",
     "unpack_definition",
 ]
 
@@ -61,6 +67,7 @@ ELEMENTS_MAX = INT64_MAX // 16
 _CONTINUATION, _HIGH_BITS = 0x80, 0xC0
 
 _CODES = {message: code for code, message in MESSAGES.items()}
+_WITH_FRAMES = frozenset({Assign, Put, Rows, RegisterGraph, RunGraph, SendTensor, Tensors})
 # What is sent for every element has numbers of our own making only, and shapes of a definition that was checked.
 _TRUSTED = frozenset({Put, Rows, Done, Ask, Acknowledge, Promote, Withdraw, Recall, Confirm})
 
@@ -102,7 +109,7 @@ def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
             header,
             max_str_len=4 * TEXT_CHARS_MAX,
             max_bin_len=0,
-            max_array_len=COMPONENTS_MAX,
+            max_array_len=max(COMPONENTS_MAX, OUTPUTS_MAX),
             max_map_len=0,
             max_ext_len=0,
         )
@@ -116,7 +123,7 @@ def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
     if fault:
         raise RemoteProtocolError(fault)
     message: Message = kind(*fields)
-    if len(frames) > 1 and not isinstance(message, (Assign, Put, Rows)):
+    if len(frames) > 1 and kind not in _WITH_FRAMES:
         raise RemoteProtocolError(f"{kind.__name__} has no frames behind its header, got {len(frames) - 1}")
     return message, frames[1:]
 
@@ -124,7 +131,7 @@ def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
 def _of_this_version(kind: type[Any], fields: list[Any]) -> list[Any]:
     """Of a greeting in another version of the protocol keep the version alone: what else it says, nobody here knows."""
     if kind in {Hello, Welcome} and fields and fields[0] != PROTOCOL_VERSION:
-        return [fields[0], "?", "", False] if kind is Hello else [fields[0], "", "", 0, 1, ""]
+        return [fields[0], "?", "", False, True] if kind is Hello else [fields[0], "", "", 0, [], ""]
     return fields
 
 
@@ -238,6 +245,17 @@ def pack_definition(definition: QueueDefinition) -> list[Any]:
         components,
         None if names is None else list(names),
     ]
+
+
+def read_definition(values: Any) -> QueueDefinition:
+    """Return the definition of fields that were not checked.
+
+    Raises:
+        RemoteProtocolError: They are none.
+    """
+    if not DEFINITION.admits(values):
+        raise RemoteProtocolError(f"a definition must be {DEFINITION}, got {values!r:.80}")
+    return unpack_definition(values)
 
 
 def unpack_definition(values: Sequence[Any]) -> QueueDefinition:

@@ -6,7 +6,23 @@ from typing import Annotated, Any
 
 from aioflow.cluster._fields import INT64_MAX, RANK_MAX, TEXT_CHARS_MAX, Flag, Int, Listed, Maybe, Number, Record, Text
 
-__all__ = ["Bool", "Columns", "Count", "DefinitionFields", "Id", "Long", "Name", "OneShape", "Seconds", "Secret"]
+__all__ = [
+    "DEFINITION",
+    "Bool",
+    "Columns",
+    "Count",
+    "DefinitionFields",
+    "Id",
+    "Long",
+    "Name",
+    "OneShape",
+    "Outputs",
+    "Seconds",
+    "Secret",
+]
+
+# What one step fetches, or is fed with: a header of 64 KiB has no room for more.
+OUTPUTS_MAX = 8192
 
 Id = Annotated[int, Int(1)]
 Name = Annotated[str, Text()]
@@ -20,18 +36,18 @@ OneShape = Annotated[list[Any] | None, Maybe(_SHAPE)]
 # dtype and shape of each column, rows in front
 Columns = Annotated[list[list[Any]], Listed(Record((Text(), Listed(Int(), RANK_MAX))))]
 # kind, capacity, capacity_bytes, min_after_dequeue, seed, producers, [dtype, shape] of each component, names
-DefinitionFields = Annotated[
-    list[Any],
-    Record(
-        (
-            Text(),
-            Int(-1),
-            Maybe(Int(1)),
-            Int(),
-            Maybe(Int(-INT64_MAX)),
-            Maybe(Int(1)),
-            Listed(Record((Text(), Maybe(_SHAPE)))),
-            Maybe(Listed(Text())),
-        )
-    ),
-]
+DEFINITION = Record(
+    (
+        Text(),
+        Int(-1),
+        Maybe(Int(1)),
+        Int(),
+        Maybe(Int(-INT64_MAX)),
+        Maybe(Int(1)),
+        Listed(Record((Text(), Maybe(_SHAPE)))),
+        Maybe(Listed(Text())),
+    )
+)
+DefinitionFields = Annotated[list[Any], DEFINITION]
+# an output of a graph: the number of its node, and which of its outputs; -1 is the node itself
+Outputs = Annotated[list[list[int]], Listed(Record((Int(), Int(-1))), OUTPUTS_MAX)]

@@ -49,9 +49,11 @@ class Link:
         on_event: Told what has happened to its requests.
         on_end: Told why the session is over, unless it was closed.
         secret: The session's secret, for its beats.
+        on_unreachable: Told once in each outage, when it has lasted for `lost_s`, and why.
 
     Attributes:
         clock: That of the event loop.
+        unreachable: Why the server is out of reach, once it is for `lost_s`; empty where it is not.
     """
 
     def __init__(
@@ -62,7 +64,11 @@ class Link:
         secret: str,
         on_event: Callable[[Event], None],
         on_end: Callable[[AioflowError], None],
+        on_unreachable: Callable[[str], None],
     ) -> None:
+        self.unreachable = ""
+        self._on_unreachable = on_unreachable
+        self._outages = 0
         self._address = address
         self._config = config
         self._peer = peer
@@ -240,6 +246,14 @@ class Link:
             self._reason = reason
             self._drop()
             self._lost.set()
+            self._outages += 1
+            self._background.group.start_soon(self._tell_unreachable, self._outages)
+
+    async def _tell_unreachable(self, outage: int) -> None:
+        await anyio.sleep(self._config.lost_s)
+        if outage == self._outages and not self._peer.is_open and not self._is_over:
+            self.unreachable = f"{self._address} is out of reach since {self._config.lost_s:g} s: {self._reason}"
+            self._on_unreachable(self.unreachable)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -271,6 +285,7 @@ class Link:
             match event:
                 case Welcomed():
                     self._welcomed_at = now()
+                    self.unreachable = ""
                     self._on_event(event)
                     self._welcome.resolve(None)
                 case Parted(reason):

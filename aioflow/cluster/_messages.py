@@ -3,9 +3,9 @@
 Those of clients stand in `_requests`, those of servers in `_replies`, the types of their fields in `_field_types`.
 
 A message is one header frame, msgpack of `[code, field, ...]`, and raw frames for the columns of `Put`, `Assign` and
-`Rows`. The fields' rules (`_fields`) are all that an encoder writes and a decoder accepts. Requests carry an `id`, the
-number of the request in its session; each is answered by exactly one of `Done`, `Rows`, `Found`, `Statistics`,
-`Withdrawn` and `Error`, except that a withdrawn get is not answered.
+`Rows`, or for graphs and values (`_values`). The fields' rules (`_fields`) are all that an encoder writes and a decoder
+accepts. Requests carry an `id`, the number of the request in its session; each is answered by exactly one of `Done`,
+`Rows`, `Found`, `Statistics`, `Tensors`, `Withdrawn` and `Error`, except that a withdrawn get is not answered.
 
 A session outlives its connections. Each begins with `Hello` and `Welcome`; then the client sends again what may not
 have arrived: acknowledgements, `Resume`, withdrawals, and every request without an answer. A server knows a request
@@ -17,7 +17,19 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from aioflow.cluster._replies import Done, Error, Found, Goodbye, Heard, Recall, Rows, Statistics, Welcome, Withdrawn
+from aioflow.cluster._replies import (
+    Done,
+    Error,
+    Found,
+    Goodbye,
+    Heard,
+    Recall,
+    Rows,
+    Statistics,
+    Tensors,
+    Welcome,
+    Withdrawn,
+)
 from aioflow.cluster._requests import (
     Acknowledge,
     Ask,
@@ -28,17 +40,23 @@ from aioflow.cluster._requests import (
     Confirm,
     Define,
     Delete,
+    DeregisterGraph,
+    EndOwner,
     Get,
     Hello,
     IsClosed,
     Join,
     Leave,
+    ListDevices,
     Lookup,
     Promote,
     Put,
     Read,
+    RegisterGraph,
     Reset,
     Resume,
+    RunGraph,
+    SendTensor,
     Size,
     Stats,
     Withdraw,
@@ -62,7 +80,9 @@ __all__ = [
     "Confirm",
     "Define",
     "Delete",
+    "DeregisterGraph",
     "Done",
+    "EndOwner",
     "Error",
     "Found",
     "Get",
@@ -72,31 +92,37 @@ __all__ = [
     "IsClosed",
     "Join",
     "Leave",
+    "ListDevices",
     "Lookup",
     "Message",
     "Promote",
     "Put",
     "Read",
     "Recall",
+    "RegisterGraph",
     "Reset",
     "Resume",
     "Rows",
+    "RunGraph",
+    "SendTensor",
     "Size",
     "Statistics",
     "Stats",
+    "Tensors",
     "Welcome",
     "Withdraw",
     "Withdrawn",
     "find_fault",
 ]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 # In the order of their codes.
 Message = (
     Hello | Define | Put | Get | Ask | Promote | Acknowledge | Withdraw | Close | Size | IsClosed | Stats | Delete
     | Lookup | Join | Leave | Bye | Welcome | Done | Rows | Found | Statistics | Withdrawn | Error | Recall | Goodbye
-    | Resume | Confirm | Beat | Heard | Read | Assign | Reset
+    | Resume | Confirm | Beat | Heard | Read | Assign | Reset | RegisterGraph | DeregisterGraph | RunGraph | SendTensor
+    | ListDevices | EndOwner | Tensors
 )  # fmt: skip
 
 # Codes are for ever: a new message takes a new one, at the end.

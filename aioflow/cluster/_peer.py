@@ -11,6 +11,7 @@ Calls go in, messages come out of `take_messages`; messages go in, events come o
 5. Puts beyond a queue's window wait here, in order, and a close behind them.
 6. Another epoch: every request on a queue fails with `QueueReset`; a queue without one fails its next. Registrations of
    producers are made again by themselves.
+7. Another epoch: every request of graphs fails with `ConnectionLost`: what ran is lost, and part of it may be done.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import itertools
 from collections import deque
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._answers import unpack_error, unpack_stats
 from aioflow.cluster._codec import decode, decode_columns, encode, pack_definition, unpack_definition
 from aioflow.cluster._events import Answered, Ended, Parted, Recalled, Refused, Undone, Voided, Welcomed
 from aioflow.cluster._outlets import Outlets, Request
+from aioflow.cluster._request_kinds import ANSWERS, GETS, ONCE, STEPS, WITHDRAWN
 from aioflow.errors import ConnectionLost, QueueReset, RemoteProtocolError, SessionClosed, VersionMismatch
 
 if TYPE_CHECKING:
@@ -41,28 +43,16 @@ __all__ = ["Peer"]
 # A server keeps so many answers of a session at least, or bytes of values in them, until it hears that they have come.
 CONFIRM_EVERY, CONFIRM_BYTES = 64, 1 << 16
 
-# By what a request is answered if it succeeds; the others are by `Done`.
-_ANSWERS: dict[type[Any], type[Any]] = {
-    m.Get: m.Rows,
-    m.Ask: m.Rows,
-    m.Lookup: m.Found,
-    m.Stats: m.Statistics,
-    m.Read: m.Rows,
-    m.Assign: m.Rows,
-}
-# What takes rows, and has to say whether they were handed over.
-_GETS = frozenset({m.Get, m.Ask})
-# What the server does once and keeps the answer of.
-_ONCE = frozenset({m.Put, m.Close, m.Join, m.Leave, m.Delete, m.Assign, m.Reset})
-# What a withdrawal is answered to.
-_WITHDRAWN = frozenset({m.Put, m.Close, m.Join})
+
+Answer = m.Done | m.Rows | m.Found | m.Statistics | m.Tensors | m.Withdrawn | m.Error
 
 
 class Peer:
     """The state of one session with one server, over all of its connections."""
 
-    def __init__(self, session: str, address: str) -> None:
+    def __init__(self, session: str, address: str, *, is_target: bool = True) -> None:
         self._session = session
+        self._is_target = is_target
         self._address = address
         self._last_id = 0
         self._epoch = ""
@@ -102,7 +92,7 @@ class Peer:
 
     def connected(self, *, beats: bool) -> None:
         """Greet on a new connection."""
-        self._frames = [encode(m.Hello(m.PROTOCOL_VERSION, self._session, self._epoch, beats))]
+        self._frames = [encode(m.Hello(m.PROTOCOL_VERSION, self._session, self._epoch, beats, self._is_target))]
 
     def disconnected(self) -> None:
         """Send nothing more on a connection that has ended."""
@@ -182,12 +172,12 @@ class Peer:
             del self._requests[id_]
             self._events.append(Undone(id_, 0))
             self._release(self._outlets.withdraw(request))
-        elif request.kind in _WITHDRAWN:
+        elif request.kind in WITHDRAWN:
             request.is_withdrawn = True
             self._send(m.Withdraw(id_))
-        elif request.kind not in _ONCE:
+        elif request.kind not in ONCE:
             del self._requests[id_]
-            if request.kind in _GETS:
+            if request.kind in GETS:
                 self._send(m.Withdraw(id_))
 
     def bye(self) -> None:
@@ -238,19 +228,17 @@ class Peer:
                 request = self._requests.get(message.id)
                 if request is not None and request.is_delivered:
                     self._events.append(Recalled(message.id))
-            case m.Done() | m.Rows() | m.Found() | m.Statistics() | m.Withdrawn() | m.Error():
+            case m.Done() | m.Rows() | m.Found() | m.Statistics() | m.Tensors() | m.Withdrawn() | m.Error():
                 self._take_answer(message, frames)
             case _:
                 raise RemoteProtocolError(f"{self._address} sent {type(message).__name__}, which only a client sends")
 
-    def _take_answer(
-        self, message: m.Done | m.Rows | m.Found | m.Statistics | m.Withdrawn | m.Error, frames: Sequence[Frame]
-    ) -> None:
+    def _take_answer(self, message: Answer, frames: Sequence[Frame]) -> None:
         request = self._requests.get(message.id)
         if request is None or request.is_delivered:
             return
-        expected = _ANSWERS.get(request.kind, m.Done)
-        allowed = (expected, m.Error, m.Withdrawn) if request.kind in _WITHDRAWN else (expected, m.Error)
+        expected = ANSWERS.get(request.kind, m.Done)
+        allowed = (expected, m.Error, m.Withdrawn) if request.kind in WITHDRAWN else (expected, m.Error)
         if not isinstance(message, allowed):
             came = type(message).__name__
             raise RemoteProtocolError(f"{self._address} answered with {came}; expected {expected.__name__} or Error")
@@ -262,16 +250,11 @@ class Peer:
         if not request.is_delivered:
             self._close_request(request, sum(memoryview(frame).nbytes for frame in frames))
 
-    def _answer(
-        self,
-        request: Request,
-        message: m.Done | m.Rows | m.Found | m.Statistics | m.Withdrawn | m.Error,
-        frames: Sequence[Frame],
-    ) -> Event:
+    def _answer(self, request: Request, message: Answer, frames: Sequence[Frame]) -> Event:  # noqa: PLR0911 - a case each
         match message:
             case m.Rows():
                 columns = decode_columns(message.columns, frames)
-                request.is_delivered = request.kind in _GETS
+                request.is_delivered = request.kind in GETS
                 return Answered(message.id, columns)
             case m.Done():
                 if request.registers is not None and request.ref is not None:
@@ -280,6 +263,8 @@ class Peer:
                 return Answered(message.id, message.value)
             case m.Found():
                 return Answered(message.id, unpack_definition(message.definition))
+            case m.Tensors():
+                return Answered(message.id, frames)
             case m.Statistics():
                 return Answered(message.id, unpack_stats(message))
             case m.Withdrawn():
@@ -289,7 +274,7 @@ class Peer:
 
     def _close_request(self, request: Request, nbytes: int) -> None:
         del self._requests[request.id]
-        if request.kind in _ONCE:
+        if request.kind in ONCE:
             self._to_confirm.append(request.id)
             self._bytes_to_confirm += nbytes
             if len(self._to_confirm) >= CONFIRM_EVERY or self._bytes_to_confirm >= CONFIRM_BYTES:
@@ -316,6 +301,7 @@ class Peer:
         self._is_open = True
         self._events.append(Welcomed(welcome))
         if self._epoch and welcome.epoch != self._epoch:
+            self._lose_steps()
             self._reset_queues()
         self._epoch = welcome.epoch
         self._send_again()
@@ -351,6 +337,13 @@ class Peer:
             assert isinstance(message, m.Get | m.Ask)
             request.encoded = encode(replace(message, id=request.id))
         self._events.append(Voided(old, request.id))
+
+    def _lose_steps(self) -> None:
+        """Rule 7."""
+        for request in [request for request in self._requests.values() if request.kind in STEPS]:
+            del self._requests[request.id]
+            reason = f"the server at {self._address} was started anew while a step ran; what it had done there is lost"
+            self._events.append(Refused(request.id, ConnectionLost(reason)))
 
     def _reset_queues(self) -> None:
         """Rule 6."""

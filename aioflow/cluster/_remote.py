@@ -18,18 +18,17 @@ from aioflow.cluster._fields import NAME_CHARS_MAX
 from aioflow.cluster._link import Link
 from aioflow.cluster._peer import Peer
 from aioflow.cluster._receipts import Receipts, open_receipts
-from aioflow.errors import PlacementError, SessionClosed, SpecMismatch
-from aioflow.runtime import Waiter, Withdrawn
-from aioflow.specs import take_rows
+from aioflow.cluster._remote_call import RemoteCall
+from aioflow.errors import ConnectionLost, SessionClosed, SpecMismatch
+from aioflow.runtime import Withdrawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioflow.cluster._events import Event
     from aioflow.errors import AioflowError
-    from aioflow.names import DeviceName
     from aioflow.queues import Segment
-    from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, VariableKey, VariableRef
+    from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, VariableRef
     from aioflow.runtime import Request, SessionConfig
     from aioflow.specs import Column, TensorSpec
     from aioflow.transport import Frame
@@ -46,95 +45,40 @@ TRACEBACK_CHARS = 8192
 ACKNOWLEDGE_EVERY_S = 0.001
 
 
-class _Call:
-    """A request under way."""
-
-    __slots__ = ("_columns", "_host", "_rows", "_taken", "_waiter", "id", "is_get", "on_recall")
-
-    def __init__(self, host: RemoteHost, on_recall: Callable[[Request], None] | None, *, get: bool) -> None:
-        self.id = 0
-        self.is_get = get
-        self.on_recall = on_recall
-        self._waiter: Waiter[Any] = Waiter()
-        self._columns: tuple[Column, ...] = ()
-        self._rows = 0
-        self._taken = 0
-        self._host = host
-
-    @property
-    def waiter(self) -> Waiter[Any]:
-        """Its outcome; a new one when rows that had come are the server's again, as it was not heard for too long."""
-        if self._rows:
-            self._host.check_rows()
-        return self._waiter
-
-    @property
-    def rows_left(self) -> int:
-        """Rows that may be handed over."""
-        if self._rows:
-            self._host.check_rows()
-        return self._rows - self._taken
-
-    def answer(self, value: Any) -> None:
-        if self.is_get:
-            self._columns, self._taken = value, 0
-            self._rows = value[0].shape[0]
-        self._waiter.resolve(value)
-
-    def fail(self, error: BaseException) -> None:
-        """End with an error, also if rows have come."""
-        self.void()
-        self._waiter.fail(error)
-
-    def void(self) -> None:
-        """Let go of rows that have come: they are the server's again."""
-        self._columns, self._rows, self._taken = (), 0, 0
-        if self._waiter.is_set:
-            self._waiter = Waiter()
-
-    def columns(self) -> tuple[Column, ...]:
-        self._host.check()  # what had come and was not handed over is the queue's again when a session is over
-        return self._columns
-
-    def acknowledge(self) -> None:
-        self._host.acknowledge(self, self._rows)
-
-    def peek(self, count: int) -> tuple[Column, ...]:
-        columns, start = self.columns(), self._taken
-        return columns if count == self._rows else _rows(columns, start, start + count)
-
-    def take(self, count: int) -> tuple[Column, ...]:
-        columns = self.peek(count)
-        self._taken += count
-        self._host.acknowledge_late(self, self._taken, is_all=self._taken == self._rows)
-        return columns
-
-    def withdraw(self) -> None:
-        self._columns, self._rows, self._taken = (), 0, 0
-        self._host.withdraw(self)
-
-    def promote(self) -> None:
-        self._host.promote(self)
-
-
 class RemoteHost:
-    """The queues of a server, through one session."""
+    """The resources of a server, through one session.
 
-    def __init__(self, address: str, config: SessionConfig) -> None:
+    Args:
+        address: Of the server.
+        config: The session's settings.
+        secret: The session's secret; one of its own where empty.
+        is_target: Whether the session is opened on this server, and not merely reaches its resources.
+
+    Attributes:
+        secret: The session's secret.
+        welcome: What the server has said of itself, last.
+    """
+
+    def __init__(self, address: str, config: SessionConfig, secret: str = "", *, is_target: bool = True) -> None:
         self.lost_s = config.lost_s
         self.seen: set[QueueKey] = set()
+        self.secret = secret = secret or secrets.token_hex(16)
+        self.welcome = m.Welcome(0, "", "", 0, [])
         self._address = address
-        secret = secrets.token_hex(16)
-        self._peer = Peer(secret, address)
-        self._secret = secret
+        self._peer = Peer(secret, address, is_target=is_target)
         self._receipts: Receipts | None = None
-        self._link = Link(address, config, self._peer, secret, self._happened, self._end)
-        self._calls: dict[int, _Call] = {}  # those that wait
-        self._delivered: dict[int, _Call] = {}  # gets whose rows are here and not all handed over
-        self._info = m.Welcome(0, "", "", 0, 1)
+        self._link = Link(address, config, self._peer, secret, self._happened, self._end, self._unreachable)
+        self._calls: dict[int, RemoteCall] = {}  # those that wait
+        self._delivered: dict[int, RemoteCall] = {}  # gets whose rows are here and not all handed over
         self._error: AioflowError | None = None
         self._acknowledged_at = 0.0
         self._is_late = anyio.Event()
+        self._giving_up: set[int] = set()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the session is over, so that only a new host reaches the server."""
+        return self._error is not None
 
     async def open(self) -> None:
         """Connect and be welcomed, waiting up to `connect_s` for a server that is still starting."""
@@ -147,24 +91,9 @@ class RemoteHost:
         await self._link.close()
         self._close_receipts()
 
-    def check_task(self, device: DeviceName, key: QueueKey | VariableKey) -> None:
-        """Refuse a device of a task that is not this server's."""
-        welcome = self._info
-        here = f"/job:{welcome.job}/task:{welcome.task}"
-        if welcome.tasks > 1 and not key.session and (device.job is None or device.task is None):
-            raise PlacementError(
-                f"{key.name!r} is shared in a cluster of {welcome.tasks} tasks and names none: two sessions "
-                f"would hold two; define it with device={here!r}"
-            )
-        if device.job not in {None, welcome.job} or device.task not in {None, welcome.task}:
-            raise PlacementError(
-                f"{key.name!r} is placed on {str(device)!r}, but {self._address} is {here}; "
-                "open the session on that task's server"
-            )
-
     # Operations
 
-    def put(self, ref: QueueRef, segment: Segment) -> _Call:
+    def put(self, ref: QueueRef, segment: Segment) -> RemoteCall:
         """Enqueue the rows of a segment.
 
         Raises:
@@ -174,50 +103,50 @@ class RemoteHost:
         described = describe_columns(segment.columns, dtypes)
         frames = encode_columns(segment.columns)
         check_frames(frames, f"queue {ref.key.name!r}: {segment.columns[0].shape[0]} rows at once", SpecMismatch)
-        return self._request(ref, lambda request, queue: m.Put(request, queue, described), frames)
+        return self.request(ref, lambda request, queue: m.Put(request, queue, described), frames)
 
-    def get(self, ref: QueueRef, count: int, *, up_to: bool) -> _Call:
+    def get(self, ref: QueueRef, count: int, *, up_to: bool) -> RemoteCall:
         """Dequeue rows."""
-        return self._request(ref, lambda request, queue: m.Get(request, queue, count, up_to), get=True)
+        return self.request(ref, lambda request, queue: m.Get(request, queue, count, up_to), get=True)
 
-    def ask(self, ref: QueueRef, count: int, runs: int, on_recall: Callable[[Request], None]) -> _Call:
+    def ask(self, ref: QueueRef, count: int, runs: int, on_recall: Callable[[Request], None]) -> RemoteCall:
         """Request rows ahead."""
         make: _Make = lambda request, queue: m.Ask(request, queue, count, runs)  # noqa: E731 - typed
-        return self._request(ref, make, get=True, on_recall=on_recall)
+        return self.request(ref, make, get=True, on_recall=on_recall)
 
-    def close_queue(self, ref: QueueRef, *, cancel_pending: bool) -> _Call:
+    def close_queue(self, ref: QueueRef, *, cancel_pending: bool) -> RemoteCall:
         """Close a queue."""
-        return self._request(ref, lambda request, queue: m.Close(request, queue, cancel_pending))
+        return self.request(ref, lambda request, queue: m.Close(request, queue, cancel_pending))
 
-    def size(self, ref: QueueRef) -> _Call:
+    def size(self, ref: QueueRef) -> RemoteCall:
         """Ask for the number of elements."""
-        return self._request(ref, m.Size)
+        return self.request(ref, m.Size)
 
-    def is_closed(self, ref: QueueRef) -> _Call:
+    def is_closed(self, ref: QueueRef) -> RemoteCall:
         """Ask whether the queue is closed."""
-        return self._request(ref, m.IsClosed)
+        return self.request(ref, m.IsClosed)
 
-    def stats(self, ref: QueueRef) -> _Call:
+    def stats(self, ref: QueueRef) -> RemoteCall:
         """Ask for a snapshot."""
-        return self._request(ref, m.Stats)
+        return self.request(ref, m.Stats)
 
-    def delete(self, ref: QueueRef) -> _Call:
+    def delete(self, ref: QueueRef) -> RemoteCall:
         """Remove a queue."""
-        return self._request(ref, m.Delete)
+        return self.request(ref, m.Delete)
 
-    def lookup(self, key: QueueKey) -> _Call:
+    def lookup(self, key: QueueKey) -> RemoteCall:
         """Ask for the definition of a queue that exists."""
-        return self._request(None, lambda request, _: m.Lookup(request, key.container, key.name))
+        return self.request(None, lambda request, _: m.Lookup(request, key.container, key.name))
 
-    def read(self, ref: VariableRef) -> _Call:
+    def read(self, ref: VariableRef) -> RemoteCall:
         """Read a variable."""
         key, spec = ref.key, ref.spec
         private, shape = bool(key.session), _shape(spec)
-        return self._request(
+        return self.request(
             None, lambda request, _: m.Read(request, key.container, key.name, private, spec.dtype, shape)
         )
 
-    def assign(self, ref: VariableRef, how: Assignment, value: Column, *, fetch: bool) -> _Call:
+    def assign(self, ref: VariableRef, how: Assignment, value: Column, *, fetch: bool) -> RemoteCall:
         """Assign to a variable.
 
         Raises:
@@ -232,21 +161,21 @@ class RemoteHost:
         def make(request: int, _: int) -> m.Assign:
             return m.Assign(request, key.container, key.name, private, spec.dtype, shape, how, fetch, described)
 
-        return self._request(None, make, frames)
+        return self.request(None, make, frames)
 
-    def reset(self, containers: Sequence[str]) -> _Call:
-        """Empty containers."""
-        return self._request(None, lambda request, _: m.Reset(request, list(containers)))
+    def reset(self, containers: Sequence[str], *, whole: bool = False) -> RemoteCall:
+        """Empty containers; with `whole` those of all tasks of the cluster, and end the sessions of the server."""
+        return self.request(None, lambda request, _: m.Reset(request, list(containers), whole))
 
-    def join(self, ref: QueueRef, name: str, rejoin_s: float) -> _Call:
+    def join(self, ref: QueueRef, name: str, rejoin_s: float) -> RemoteCall:
         """Register a producer."""
-        return self._request(ref, lambda request, queue: m.Join(request, queue, name, rejoin_s, False))  # noqa: FBT003
+        return self.request(ref, lambda request, queue: m.Join(request, queue, name, rejoin_s, False))  # noqa: FBT003
 
-    def leave(self, ref: QueueRef, name: str, lost: LostProducer | None) -> _Call:
+    def leave(self, ref: QueueRef, name: str, lost: LostProducer | None) -> RemoteCall:
         """Take a producer out."""
         reason, text = (lost.reason[-NAME_CHARS_MAX:], lost.traceback[-TRACEBACK_CHARS:]) if lost else ("", "")
         make = partial(m.Leave, name=name, lost=lost is not None, reason=reason, traceback=text)
-        return self._request(ref, make)
+        return self.request(ref, make)
 
     # Calls
 
@@ -267,7 +196,7 @@ class RemoteHost:
             self._calls |= self._delivered
             self._delivered.clear()
 
-    def acknowledge(self, call: _Call, rows: int) -> None:
+    def acknowledge(self, call: RemoteCall, rows: int) -> None:
         """Say that the rows of a get were handed over: noted, and written to the socket, before this returns."""
         if self._receipts is not None:
             self._receipts.note(call.id, rows)
@@ -275,7 +204,7 @@ class RemoteHost:
         self._peer.acknowledge(call.id, rows, is_all=True)
         self._link.send()
 
-    def acknowledge_late(self, call: _Call, rows: int, *, is_all: bool) -> None:
+    def acknowledge_late(self, call: RemoteCall, rows: int, *, is_all: bool) -> None:
         """Say that so many rows were handed over in all: soon, if that is noted and something was said just now."""
         receipts = self._receipts
         if receipts is not None:
@@ -297,7 +226,7 @@ class RemoteHost:
             self._is_late = anyio.Event()
             self._link.send()
 
-    def withdraw(self, call: _Call) -> None:
+    def withdraw(self, call: RemoteCall) -> None:
         """End a call; a withdrawn get is not answered."""
         self._delivered.pop(call.id, None)
         self._peer.withdraw(call.id)
@@ -305,24 +234,34 @@ class RemoteHost:
             call.waiter.fail(Withdrawn(0))
         self._link.send()
 
-    def promote(self, call: _Call) -> None:
+    def promote(self, call: RemoteCall) -> None:
         """Make a request ahead a get."""
         self._peer.promote(call.id)
         self._link.send()
 
-    def _request(
+    def request(
         self,
         ref: QueueRef | None,
         make: _Make,
         frames: Sequence[Frame] = (),
         *,
         get: bool = False,
+        gives_up: bool = False,
         on_recall: Callable[[Request], None] | None = None,
-    ) -> _Call:
+    ) -> RemoteCall:
+        """Make a request; one that gives up fails when the server was out of reach for `lost_s`.
+
+        Raises:
+            AioflowError: The session is over, or the server is out of reach for a request that gives up.
+        """
         self.check()
-        call = _Call(self, on_recall, get=get)
+        if gives_up and self._link.unreachable:
+            raise ConnectionLost(self._link.unreachable)
+        call = RemoteCall(self, on_recall, get=get)
         call.id = self._peer.request(ref, make, frames)
         self._calls[call.id] = call
+        if gives_up:
+            self._giving_up.add(call.id)
         if frames or on_recall is not None:
             self._link.send_soon()
         else:
@@ -355,10 +294,10 @@ class RemoteHost:
                 pass
 
     def _welcomed(self, welcome: m.Welcome) -> None:
-        is_same, self._info = welcome.epoch == self._info.epoch, welcome
+        is_same, self.welcome = welcome.epoch == self.welcome.epoch, welcome
         if not is_same:  # else the page is the same, and what stands on it may not have been heard yet
             self._close_receipts()
-            self._receipts = open_receipts(welcome.receipts, self._secret)
+            self._receipts = open_receipts(welcome.receipts, self.secret)
 
     def _close_receipts(self) -> None:
         receipts, self._receipts = self._receipts, None
@@ -367,6 +306,7 @@ class RemoteHost:
 
     def _answered(self, request: int, value: Any) -> None:
         call = self._calls.pop(request, None)
+        self._giving_up.discard(request)
         if call is not None:
             if call.is_get:
                 self._delivered[request] = call
@@ -374,8 +314,16 @@ class RemoteHost:
 
     def _failed(self, request: int, error: AioflowError) -> None:
         call = self._calls.pop(request, None) or self._delivered.pop(request, None)
+        self._giving_up.discard(request)
         if call is not None:
             call.fail(error)
+
+    def _unreachable(self, reason: str) -> None:
+        """Fail what does not wait an outage out; it is withdrawn when the server is there again."""
+        for request in sorted(self._giving_up):
+            self._peer.withdraw(request)
+            self._failed(request, ConnectionLost(reason))
+        self._giving_up.clear()
 
     def _end(self, error: AioflowError) -> None:
         """Fail everything that waits and everything to come."""
@@ -388,8 +336,3 @@ class RemoteHost:
 
 def _shape(spec: TensorSpec) -> list[int | None] | None:
     return None if spec.shape is None else list(spec.shape)
-
-
-def _rows(columns: tuple[Column, ...], start: int, stop: int) -> tuple[Column, ...]:
-    rows = slice(start, stop)
-    return tuple([take_rows(column, rows) for column in columns])

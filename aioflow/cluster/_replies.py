@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 # ruff: noqa: TC001 - the rules of fields are read out of the annotations
 from aioflow.cluster._field_types import Bool, Columns, Count, DefinitionFields, Id, Long, Name
 from aioflow.cluster._fields import TEXT_CHARS_MAX, Int, Listed, Record, Text
 
-__all__ = ["Done", "Error", "Found", "Goodbye", "Heard", "Recall", "Rows", "Statistics", "Welcome", "Withdrawn"]
+__all__ = [
+    "Done",
+    "Error",
+    "Found",
+    "Goodbye",
+    "Heard",
+    "Recall",
+    "Rows",
+    "Statistics",
+    "Tensors",
+    "Welcome",
+    "Withdrawn",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +33,7 @@ class Welcome:
         epoch: Different after each start of the server.
         job: The job of the server's task.
         task: Its index.
-        tasks: How many tasks its cluster has.
+        tasks: The tasks of its cluster: the job, index and address of each.
         receipts: Where on the server's host this session's page of receipts is; empty if there is none.
     """
 
@@ -29,7 +41,7 @@ class Welcome:
     epoch: Name
     job: Name
     task: Annotated[int, Int()]
-    tasks: Annotated[int, Int()]
+    tasks: Annotated[list[list[Any]], Listed(Record((Text(), Int(), Text())))]
     receipts: Name = ""
 
 
@@ -47,6 +59,13 @@ class Rows:
 
     id: Id
     columns: Columns
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """Values; followed by the frames of a list of them."""
+
+    id: Id
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +108,9 @@ class Error:
         notes: Its notes.
         lost_producers: Name, reason and traceback of each.
         type_name: The exception's class, where it was unforeseen.
-        traceback: Its traceback.
+        traceback: Its traceback, or that of what made it.
+        node: Of a node that failed, its name.
+        device: Of a node that failed, its device.
     """
 
     id: Id
@@ -99,6 +120,8 @@ class Error:
     lost_producers: Annotated[list[list[str]], Listed(Record((Text(), Text(TEXT_CHARS_MAX), Text(TEXT_CHARS_MAX))))]
     type_name: Name = ""
     traceback: Long = ""
+    node: Name = ""
+    device: Name = ""
 
 
 @dataclass(frozen=True, slots=True)

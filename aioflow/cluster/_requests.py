@@ -15,6 +15,7 @@ from aioflow.cluster._field_types import (
     Long,
     Name,
     OneShape,
+    Outputs,
     Seconds,
     Secret,
 )
@@ -30,17 +31,23 @@ __all__ = [
     "Confirm",
     "Define",
     "Delete",
+    "DeregisterGraph",
+    "EndOwner",
     "Get",
     "Hello",
     "IsClosed",
     "Join",
     "Leave",
+    "ListDevices",
     "Lookup",
     "Promote",
     "Put",
     "Read",
+    "RegisterGraph",
     "Reset",
     "Resume",
+    "RunGraph",
+    "SendTensor",
     "Size",
     "Stats",
     "Withdraw",
@@ -56,12 +63,14 @@ class Hello:
         session: The session's secret.
         epoch: That of the server which knows the session; empty where none does yet.
         beats: Whether the client beats.
+        target: Whether the session was opened on this server, and not merely reaches its resources.
     """
 
     version: Annotated[int, Int(0, 2**31)]
     session: Secret
     epoch: Name = ""
     beats: Bool = False
+    target: Bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +260,88 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Empty containers: their variables go, their queues are deleted."""
+    """Empty containers: their variables go, their queues are deleted.
+
+    Attributes:
+        id: The request's.
+        containers: Their names.
+        whole: Whether to empty those of all tasks of the cluster, and to end the sessions of the server.
+    """
 
     id: Id
     containers: Annotated[list[str], Listed(Text())]
+    whole: Bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterGraph:
+    """Give a new number to a graph; followed by its frames. Answered by `Done`, also where runs of it will fail.
+
+    Attributes:
+        id: The request's.
+        graph: The number.
+        owner: On whose behalf another server sends a part; empty for a client's own graph, which is to be placed.
+        soft: Whether a node may go to another device of its task than it asks for.
+        log: Whether to log where nodes are placed.
+    """
+
+    id: Id
+    graph: Id
+    owner: Name = ""
+    soft: Bool = False
+    log: Bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeregisterGraph:
+    """Forget a graph; steps of it that run go on."""
+
+    id: Id
+    graph: Id
+
+
+@dataclass(frozen=True, slots=True)
+class RunGraph:
+    """Run a step; followed by the frames of a list of what is fed. Answered by `Tensors`: a list of what is fetched.
+
+    Attributes:
+        id: The request's.
+        graph: The number of the graph.
+        step: The name that the parts of one step share; empty for a client's.
+        fetches: What is fetched.
+        feeds: What is fed.
+    """
+
+    id: Id
+    graph: Id
+    step: Name
+    fetches: Outputs
+    feeds: Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class SendTensor:
+    """Give a value to a part of a step that receives it under a key; followed by its frames."""
+
+    id: Id
+    step: Name
+    key: Long
+
+
+@dataclass(frozen=True, slots=True)
+class ListDevices:
+    """Ask for the devices of the server's task, or of its whole cluster; answered by `Tensors`."""
+
+    id: Id
+    whole: Bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndOwner:
+    """The session on whose behalf parts were run is over: end its steps, forget its graphs and what is its alone."""
+
+    id: Id
+    owner: Name
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ import numpy as np
 
 from aioflow.cluster._broker import Broker, PeerId, TaskInfo
 from aioflow.cluster._codec import decode
+from aioflow.cluster._library import OpLibrary
 from aioflow.cluster._receipts import ReceiptsPage
+from aioflow.cluster._service import StepService
 from aioflow.cluster._spec import ClusterSpec
 from aioflow.errors import LocalProtocolError, PlacementError, RemoteProtocolError, SessionError
 from aioflow.resources import Resources
@@ -55,17 +57,16 @@ class Server:
             job_name: Which job this server belongs to; may be left out where there is one.
             task_index: Which of its tasks it is; 0 where left out.
             config: Settings; the defaults where None.
-            ops: Not available in this version.
+            ops: Modules whose ops graphs may name; they are imported now, and no others ever.
             credentials: Not available in this version.
 
         Raises:
             PlacementError: The cluster has no such task, or several jobs and none was named.
-            SessionError: `ops` or `credentials` were given.
+            UnknownOp: A module of `ops` cannot be imported.
+            SessionError: `credentials` were given.
         """
-        if ops or credentials is not None:
-            raise SessionError(
-                "this version of aioflow serves queues on this host only; leave ops= and credentials= out"
-            )
+        if credentials is not None:
+            raise SessionError("this version of aioflow serves this host only; leave credentials= out")
         spec = ClusterSpec(cluster)
         if job_name is None and len(spec.jobs) > 1:
             raise PlacementError(f"the cluster has the jobs {spec.jobs}; name this server's with job_name=")
@@ -73,16 +74,18 @@ class Server:
         self._task = task_index or 0
         self._config = config or SessionConfig()
         self._bind = spec.task_address(self._job, self._task)
-        info = TaskInfo(secrets.token_hex(8), self._job, self._task, spec.num_tasks())
+        tasks = tuple((job, index, address) for job, index, address in spec.tasks())
+        info = TaskInfo(secrets.token_hex(8), self._job, self._task, tasks)
         session_s = self._config.session_s
         resources = Resources(np.random.default_rng, session_s=session_s, bytes_required=True, on_lost=_log_loss)
         self._broker = Broker(resources, info, self._config.lost_s, session_s, _make_page)
+        self._service = StepService(info, self._config, OpLibrary(ops), self._broker, resources, self._send)
         self._connections: dict[PeerId, Connection] = {}
         self._peers = itertools.count(1)
         self._listeners: list[Listener] = []
         self._pid = os.getpid()
         self._background = Background(self._failed)
-        self._timer = Timer(self._broker.next_deadline, self._expire)
+        self._timer = Timer(self._next_deadline, self._expire)
         self._local = f"inproc://aioflow-{info.epoch}"
         self._stopped = anyio.Event()
         self._error: BaseException | None = None
@@ -130,6 +133,7 @@ class Server:
         await finish(self._stop)
 
     async def _stop(self) -> None:
+        await self._service.close()
         for listener in reversed(self._listeners):
             await listener.aclose()
         await self._background.stop()
@@ -182,11 +186,17 @@ class Server:
         self._broker.lost(peer, now())
         self._send()
 
+    def _next_deadline(self) -> float | None:
+        due = (self._broker.next_deadline(), self._service.next_deadline())
+        return min((when for when in due if when is not None), default=None)
+
     def _expire(self, now: float) -> None:
         self._broker.expire(now)
+        self._service.expire(now)
         self._send()
 
     def _send(self) -> None:
+        self._service.perform(self._background.group)
         for peer, frames in self._broker.take_messages():
             connection = self._connections.get(peer)
             if connection is not None:

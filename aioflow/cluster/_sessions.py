@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from aioflow.cluster._receipts import ReceiptsPage
+    from aioflow.cluster._steps import RegisteredGraph
     from aioflow.cluster._window import Window
+    from aioflow.errors import AioflowError
     from aioflow.queues import Ticket
     from aioflow.resources import QueueRef, QueueResource
     from aioflow.transport import Frame
@@ -75,6 +77,9 @@ class Session:
         answers: Answers to requests that changed something, until they are confirmed.
         unclaimed: Those of `answers` from before the present connection that were not asked for again.
         windows: Puts under way, by queue.
+        steps: Requests of graphs that run, by id.
+        graphs: The graphs that it has numbered; of one that could not be read, why.
+        is_target: Whether it was opened on this server, which is the master of its steps.
         page: Where it notes receipts, which rows it has handed over; None if it has no page.
     """
 
@@ -92,12 +97,20 @@ class Session:
     answers: dict[int, list[Frame]] = field(default_factory=dict)
     unclaimed: set[int] = field(default_factory=set)
     windows: dict[QueueResource, Window] = field(default_factory=dict)
+    steps: set[int] = field(default_factory=set)
+    graphs: dict[int, RegisteredGraph | AioflowError] = field(default_factory=dict)
+    is_target: bool = False
     page: ReceiptsPage | None = None
 
     @property
     def page_path(self) -> str:
         """Where its page is; empty if it has none."""
         return self.page.path if self.page is not None else ""
+
+    @property
+    def requests(self) -> int:
+        """How many of its requests are under way, or not confirmed."""
+        return len(self.waiting) + len(self.delivered) + len(self.answers) + len(self.steps)
 
     def take_waiting(self, request: int) -> Call | None:
         """Take out a request that waits."""

@@ -23,13 +23,13 @@ class TaskInfo:
         epoch: Different after each start.
         job: Its job.
         task: Its index there.
-        tasks: How many tasks the cluster has.
+        tasks: The job, index and address of each task of its cluster.
     """
 
     epoch: str
     job: str
     task: int
-    tasks: int
+    tasks: tuple[tuple[str, int, str], ...]
 
 
 class ClusterSpec:
@@ -57,6 +57,10 @@ class ClusterSpec:
     def jobs(self) -> list[str]:
         """The names of the jobs."""
         return list(self._jobs)
+
+    def tasks(self) -> list[tuple[str, int, str]]:
+        """Return the job, index and address of each task."""
+        return [(job, index, address) for job, tasks in self._jobs.items() for index, address in tasks.items()]
 
     def num_tasks(self) -> int:
         """Return the number of tasks of all jobs."""

@@ -12,11 +12,11 @@ from aioflow.errors import QueueError
 from aioflow.queues import Completed, Failed, gather
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aioflow.cluster._messages import Message
     from aioflow.cluster._sessions import Call, PeerId, Session
-    from aioflow.queues import Recall, Ticket
+    from aioflow.queues import Effect, Recall, Ticket
     from aioflow.resources import QueueResource
     from aioflow.transport import Frame
 
@@ -28,6 +28,7 @@ class Tickets:
 
     def __init__(self, messages: list[tuple[PeerId, list[Frame]]]) -> None:
         self.owners: dict[tuple[QueueResource, Ticket], tuple[Session, int]] = {}
+        self.watched: dict[tuple[QueueResource, Ticket], Callable[[Effect], None]] = {}  # calls of nodes of graphs
         self._messages = messages
 
     # What requests say of earlier ones
@@ -88,8 +89,10 @@ class Tickets:
         while effects := queue.take_effects():
             for effect in effects:
                 owner = self.owners.get((queue, effect.ticket))
-                if owner is None:
-                    continue  # the queue's own close, or the put of a session that is over
+                if owner is None:  # a node's; or the queue's own close, or the put of a session that is over
+                    if (tell := self.watched.pop((queue, effect.ticket), None)) is not None:
+                        tell(effect)
+                    continue
                 session, request = owner
                 try:
                     self._tell(session, request, queue, effect)

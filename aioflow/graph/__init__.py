@@ -8,11 +8,12 @@ from aioflow.graph._builtin import constant, group, identity, placeholder
 from aioflow.graph._countdown import Countdown
 from aioflow.graph._dot import LastRun
 from aioflow.graph._fetches import flatten_fetches
-from aioflow.graph._graph import Colocation, Graph, Node, Output
+from aioflow.graph._graph import Argument, Colocation, Graph, Node, Output
 from aioflow.graph._op import Op, op, outputs_of
+from aioflow.graph._partition import Part, Task, partition
 from aioflow.graph._placement import place
 from aioflow.graph._plan import Mode, Plan, make_plan
-from aioflow.graph._prune import prune
+from aioflow.graph._prune import is_folded, prune
 from aioflow.graph._scopes import (
     container,
     control_dependencies,
@@ -27,6 +28,7 @@ from aioflow.graph._scopes import (
 )
 
 __all__ = [
+    "Argument",
     "Colocation",
     "Countdown",
     "Graph",
@@ -35,7 +37,9 @@ __all__ = [
     "Node",
     "Op",
     "Output",
+    "Part",
     "Plan",
+    "Task",
     "constant",
     "container",
     "control_dependencies",
@@ -48,10 +52,12 @@ __all__ = [
     "flatten_fetches",
     "group",
     "identity",
+    "is_folded",
     "make_plan",
     "name_scope",
     "op",
     "outputs_of",
+    "partition",
     "place",
     "placeholder",
     "prune",

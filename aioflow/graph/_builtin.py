@@ -27,10 +27,10 @@ def _group(*_: Any) -> None:
     """Do nothing, after everything that it depends on."""
 
 
-PLACEHOLDER = Op(_placeholder, "placeholder", is_inline=True)
-CONSTANT = Op(_constant, "constant", is_inline=True)
-IDENTITY = Op(_constant, "identity", is_inline=True)
-GROUP = Op(_group, "group", num_outputs=0, is_inline=True)
+PLACEHOLDER = Op(_placeholder, "placeholder", is_inline=True, path=f"{__name__}:PLACEHOLDER")
+CONSTANT = Op(_constant, "constant", is_inline=True, path=f"{__name__}:CONSTANT")
+IDENTITY = Op(_constant, "identity", is_inline=True, path=f"{__name__}:IDENTITY")
+GROUP = Op(_group, "group", num_outputs=0, is_inline=True, path=f"{__name__}:GROUP")
 
 
 def placeholder(name: str = "placeholder", dtype: Any = None, shape: Any = None) -> Node:

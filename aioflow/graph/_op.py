@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from aioflow.errors import GraphError
@@ -26,24 +26,33 @@ class Op:
     Attributes:
         fn: The CPU kernel. A coroutine function runs on the event loop, a plain one on the device's inter-op threads.
         name: What nodes are named after.
-        path: Module and name, by which a graph on the wire names it.
+        path: Module and name, by which a graph on the wire names it: where the op is found there.
         num_outputs: How many values it returns: a tuple where there are several, None where there are none.
         kernels: The kernel for each device kind, such as `CPU`.
         is_coroutine: Whether the CPU kernel is one.
         is_inline: Whether its plain kernel is so short that it runs on the event loop.
+        varies: Whether nodes of it have different numbers of outputs.
     """
 
     def __init__(
-        self, fn: Callable[..., Any], name: str = "", *, num_outputs: int = 1, is_inline: bool = False
+        self,
+        fn: Callable[..., Any],
+        name: str = "",
+        *,
+        num_outputs: int = 1,
+        is_inline: bool = False,
+        path: str = "",
+        varies: bool = False,
     ) -> None:
         if not 0 <= num_outputs <= OUTPUTS_MAX:
             raise GraphError(f"num_outputs is {num_outputs}; expected 0 to {OUTPUTS_MAX}")
         self.fn = fn
         self.name = name or getattr(fn, "__name__", type(fn).__name__).strip("<>_") or "op"
-        self.path = f"{fn.__module__}:{getattr(fn, '__qualname__', self.name)}"
+        self.path = path or f"{fn.__module__}:{getattr(fn, '__qualname__', self.name)}"
         self.num_outputs = num_outputs
         self.kernels: dict[str, Callable[..., Any]] = {"CPU": fn}
         self.is_inline = is_inline
+        self.varies = varies
         self.is_coroutine = inspect.iscoroutinefunction(fn)
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
@@ -75,6 +84,23 @@ class Op:
             return fn
 
         return add
+
+    def with_outputs(self, num_outputs: int) -> Op:
+        """Return this op with another number of outputs."""
+        other = object.__new__(Op)
+        other.__dict__.update(self.__dict__)
+        other.num_outputs = num_outputs
+        return other
+
+    @classmethod
+    def elsewhere(cls, path: str, name: str, num_outputs: int, kinds: Iterable[str]) -> Op:
+        """Return what stands for an op in a process that only places its nodes and has others run them."""
+        other = object.__new__(cls)
+        other.path, other.name, other.num_outputs = path, name, num_outputs
+        other.kernels = dict.fromkeys(kinds, _is_elsewhere)
+        other.fn = _is_elsewhere
+        other.is_inline = other.is_coroutine = other.varies = False
+        return other
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Make a node of the current graph; an argument that is no node is a constant.
@@ -127,6 +153,10 @@ def op(fn: Callable[..., Any] | None = None, /, *, num_outputs: int = 1) -> Op |
     if fn is not None:
         return Op(fn, num_outputs=num_outputs)
     return lambda fn: Op(fn, num_outputs=num_outputs)
+
+
+def _is_elsewhere(*_: Any) -> Any:
+    raise GraphError("this op is run by other tasks")
 
 
 def _positional_range(signature: inspect.Signature) -> tuple[int, float]:

@@ -2,7 +2,8 @@
 
 1. Nodes with one colocation (they use the same queue or variable) are on one device: that of what they use.
 2. A device is allowed for a node if its name fits what was requested and every op of the group has a kernel for its
-   kind. Of those allowed, the best: another kind before the CPU, then the lowest index.
+   kind. Of those allowed, the best: another kind before the CPU, then the session's own job and task, then by name.
+   Who names neither job nor task stays on the session's own.
 3. A node that was placed in an earlier step stays where it is, if that is still allowed.
 4. Soft placement drops the kind and the index that were requested, never the job or the task.
 (Rules 1, 2 and 4 are TensorFlow's simple placer's.)
@@ -11,21 +12,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aioflow.errors import PlacementError
+from aioflow.names import DeviceName
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioflow.graph._graph import Node
-    from aioflow.names import DeviceName
 
 __all__ = ["place"]
 
 
 def place(
-    nodes: Iterable[Node], devices: Sequence[DeviceName], *, soft: bool, placed: Mapping[int, int]
+    nodes: Iterable[Node],
+    devices: Sequence[DeviceName],
+    *,
+    soft: bool,
+    placed: Mapping[int, int],
+    home: DeviceName | None = None,
 ) -> dict[Node, int]:
     """Choose a device for each node.
 
@@ -34,6 +40,7 @@ def place(
         devices: What there is, by full names.
         soft: Whether a node may go to another device of its task than it asks for.
         placed: Where nodes have been before, by their index in the graph.
+        home: The job and task that nodes go to which name neither; None where there is one task.
 
     Returns:
         The number of its device for each node.
@@ -41,7 +48,8 @@ def place(
     Raises:
         PlacementError: There is no device for a node; names the node, its line, what it asks for and what there is.
     """
-    order = sorted(range(len(devices)), key=lambda number: (devices[number].kind == "CPU", devices[number].index or 0))
+    home = home or DeviceName()
+    order = sorted(range(len(devices)), key=lambda number: _rank(devices[number], home))
     groups: dict[Hashable, list[Node]] = {}
     for node in nodes:
         groups.setdefault(node if node.colocation is None else node.colocation.key, []).append(node)
@@ -49,6 +57,8 @@ def place(
     chosen: dict[Node, int] = {}
     for members in groups.values():
         requested = _requested(members)
+        if requested.job is None and requested.task is None:
+            requested = replace(requested, job=home.job, task=home.task)
         kinds = frozenset.intersection(*(frozenset(node.op.kernels) for node in members))
         allowed = choices.get((requested, kinds))
         if allowed is None:
@@ -60,6 +70,12 @@ def place(
         for node in members:
             chosen[node] = before if before in allowed else allowed[0]
     return chosen
+
+
+def _rank(device: DeviceName, home: DeviceName) -> tuple[Any, ...]:
+    """Rule 2, for `sorted`."""
+    is_foreign = (device.job != home.job, device.task != home.task)
+    return device.kind == "CPU", *is_foreign, device.job or "", device.task or 0, device.index or 0
 
 
 def _requested(members: Sequence[Node]) -> DeviceName:

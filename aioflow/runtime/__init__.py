@@ -9,12 +9,15 @@ from aioflow.runtime._cancellation import begin_call, every_call_gives_a_turn, f
 from aioflow.runtime._clock import event_loop_clock, now
 from aioflow.runtime._config import SessionConfig
 from aioflow.runtime._copy_ahead import CopyAhead
+from aioflow.runtime._current import CurrentSession, current
 from aioflow.runtime._devices import SessionDevices
 from aioflow.runtime._embedded import EmbeddedHost
 from aioflow.runtime._executor import Executor
+from aioflow.runtime._feeds import Asked, read_request
 from aioflow.runtime._host import (
     Call,
     Host,
+    Hosts,
     Request,
     Withdrawn,
     complete,
@@ -23,18 +26,24 @@ from aioflow.runtime._host import (
     complete_request,
     hold_get,
 )
+from aioflow.runtime._local_host import Dispatch, LocalHost, no_task_named
 from aioflow.runtime._loop_thread import LoopThread, raise_owed_interrupt
 from aioflow.runtime._taken import Taken
 from aioflow.runtime._timer import Timer
 from aioflow.runtime._waiter import Waiter, on_asyncio
 
 __all__ = [
+    "Asked",
     "Background",
     "Call",
     "CopyAhead",
+    "CurrentSession",
+    "Dispatch",
     "EmbeddedHost",
     "Executor",
     "Host",
+    "Hosts",
+    "LocalHost",
     "LoopThread",
     "Request",
     "SessionConfig",
@@ -48,13 +57,16 @@ __all__ = [
     "complete_get",
     "complete_put",
     "complete_request",
+    "current",
     "event_loop_clock",
     "every_call_gives_a_turn",
     "finish",
     "give_turn",
     "hold_get",
     "is_turn_due",
+    "no_task_named",
     "now",
     "on_asyncio",
     "raise_owed_interrupt",
+    "read_request",
 ]

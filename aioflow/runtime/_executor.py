@@ -11,18 +11,17 @@ from weakref import WeakKeyDictionary
 import anyio
 import anyio.to_thread
 
-from aioflow.errors import GraphError, SessionClosed, SpecMismatch
-from aioflow.graph import Graph, LastRun, Node, Output, Plan, flatten_fetches, make_plan, place, prune
+from aioflow.errors import SessionClosed
+from aioflow.graph import Graph, LastRun, Node, Output, Plan, make_plan, place, prune
 from aioflow.runtime._pool import IntraOpLimit, ThreadPool
 from aioflow.runtime._step import Step
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from aioflow.runtime._config import SessionConfig
     from aioflow.runtime._devices import SessionDevices
-    from aioflow.specs import TensorSpec
 
 __all__ = ["Executor"]
 
@@ -41,15 +40,11 @@ class Executor:
     Args:
         devices: Where nodes may run; whoever gives them closes them.
         config: The session's settings.
-        convert: Makes a fed value one of a placeholder's specification.
     """
 
-    def __init__(
-        self, devices: SessionDevices, config: SessionConfig, convert: Callable[[Any, TensorSpec], Any]
-    ) -> None:
+    def __init__(self, devices: SessionDevices, config: SessionConfig) -> None:
         self._devices = devices.devices
         self._config = config
-        self._convert = convert
         self._inbox = devices.inbox
         threads = config.inter_op_parallelism_threads
         self._limit = IntraOpLimit(config.intra_op_parallelism_threads)
@@ -67,18 +62,12 @@ class Executor:
         self._is_closed = False
         self._limit.apply()
 
-    async def run(self, fetches: Any, feed: Mapping[Node | Output, Any] | None, graph: Graph | None) -> Any:
+    async def run(self, graph: Graph, fetched: Sequence[Node | Output], fed: Mapping[Output, Any]) -> list[Any]:
         """Run one step; several may run at once.
 
         Returns:
-            The values of the fetches, in the same nesting; None for nodes that have none.
+            The values of the fetches, in order; None for nodes that have none.
         """
-        leaves, rebuild = flatten_fetches(fetches, graph)
-        if not leaves:
-            return rebuild([])
-        graph = leaves[0].node.graph
-        fetched = [_output(leaf) for leaf in leaves]
-        fed = self._feed(feed or {}, graph)
         plan = self._plan(graph, fetched, fed)
         values = plan.values.copy()
         for output, slot in plan.fed.items():
@@ -86,12 +75,17 @@ class Executor:
         step = Step(plan, values, self._devices, self._pools, self._inbox)
         self._steps.add(step)
         try:
-            return rebuild(await step.run())
+            return await step.run()
         finally:
             graph.last_run = LastRun(plan.nodes, [self._names[device] for device in plan.devices], step.seconds)
             self._steps.discard(step)
             if not self._steps:
                 self._idle.set()
+
+    def forget(self, graph: Graph) -> None:
+        """Keep nothing of a graph."""
+        for key in [key for key in self._plans if key[0] is graph]:
+            del self._plans[key]
 
     async def close(self) -> None:
         """Cancel the steps that run, with `SessionClosed`, and end the threads after their present kernels; bounded."""
@@ -133,33 +127,6 @@ class Executor:
                 sys.stderr.write(f"{f'{node.name}: ({node.type}):':{width}} {names[placed[node]]}\n")
         before.update((node.index, device) for node, device in placed.items())
         return placed
-
-    def _feed(self, feed: Mapping[Node | Output, Any], graph: Graph) -> dict[Output, Any]:
-        fed: dict[Output, Any] = {}
-        for given, value in feed.items():
-            if not isinstance(given, (Node, Output)):  # pyright: ignore[reportUnnecessaryIsInstance] - anything comes
-                raise GraphError(f"feed= is a dict from nodes to their values, got the key {given!r}")
-            graph.check(given.node)
-            output = _output(given)
-            if isinstance(output, Node):
-                raise GraphError(f"{given!r} has no value, so that it cannot be fed with one")
-            node = output.node
-            try:
-                fed[output] = value if node.spec is None else self._convert(value, node.spec)
-            except SpecMismatch as error:
-                raise SpecMismatch(f"the feed of node {node.name!r}, made at {node.line}: {error}") from error
-        return fed
-
-
-def _output(given: Node | Output) -> Node | Output:
-    """Return the one output of a node, or the node itself if it has none."""
-    if isinstance(given, Output):
-        return given
-    if given.op.num_outputs > 1:
-        raise GraphError(
-            f"{given!r} has {given.op.num_outputs} outputs; fetch or feed those that you want by `.outputs`"
-        )
-    return given.outputs[0] if given.op.num_outputs else given
 
 
 def _end(threads: Sequence[threading.Thread]) -> None:

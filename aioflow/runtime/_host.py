@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Call",
     "Host",
+    "Hosts",
     "Request",
     "Withdrawn",
     "complete",
@@ -99,16 +100,8 @@ class Request(Call, Protocol):
         ...
 
 
-class Host(Protocol):
-    """Holds queues. Its methods return at once, but for `open` and `close`.
-
-    Attributes:
-        lost_s: After how long a silent holder of a producer's name counts as gone.
-        seen: Queues of which something was handed over here, or whose producer was here: their end is no surprise.
-    """
-
-    lost_s: float
-    seen: set[QueueKey]
+class Hosts(Protocol):
+    """Where the resources of a session are: on one task, or on several."""
 
     async def open(self) -> None:
         """Make it usable."""
@@ -118,13 +111,30 @@ class Host(Protocol):
         """End every call with `SessionClosed` and let go of everything."""
         ...
 
-    def check_task(self, device: DeviceName, key: QueueKey | VariableKey) -> None:
-        """Refuse a device of a task that this host does not reach.
+    async def reach(self, device: DeviceName, key: QueueKey | VariableKey) -> Host:
+        """Return the host of a queue or variable; it waits only where a connection to its task is made first.
+
+        Args:
+            device: What its definition asks for.
+            key: Which it is.
 
         Raises:
-            PlacementError: There is no such task, or a shared queue in a cluster of several names none.
+            PlacementError: There is no such task, or what is shared in a cluster of several names none.
+            ConnectFailed: Its task was not reached in time.
         """
         ...
+
+
+class Host(Protocol):
+    """Holds queues and variables. Its methods return at once.
+
+    Attributes:
+        lost_s: After how long a silent holder of a producer's name counts as gone.
+        seen: Queues of which something was handed over here, or whose producer was here: their end is no surprise.
+    """
+
+    lost_s: float
+    seen: set[QueueKey]
 
     def put(self, ref: QueueRef, segment: Segment) -> Call:
         """Enqueue the rows of a segment."""
@@ -228,8 +238,8 @@ async def settle(call: Call) -> None:
             return
 
 
-async def complete_put(call: Call) -> None:
-    """Wait until a put, a close or a registration is done.
+async def complete_put(call: Call, what: str = "put") -> None:
+    """Wait until a put, a close, a registration or a step is done; `what` is its name in a note.
 
     A cancelled wait withdraws the call and waits, shielded and bounded, for what became of it: had it been accepted,
     this returns normally; else the cancellation goes on, with a note where rows stay in or where the answer did not
@@ -241,7 +251,7 @@ async def complete_put(call: Call) -> None:
     except anyio.get_cancelled_exc_class() as cancelled:
         call.withdraw()
         if not await await_outcome(call.waiter):
-            cancelled.add_note("aioflow: the put is in doubt: it was withdrawn, and no answer came in time")
+            cancelled.add_note(f"aioflow: the {what} is in doubt: it was withdrawn, and no answer came in time")
             raise
         try:
             await call.waiter.wait()

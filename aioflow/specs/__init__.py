@@ -4,7 +4,7 @@
 """
 
 from aioflow.specs._columns import Array, Column, Index, Strings, column_row_bytes, join_columns, pad_column, take_rows
-from aioflow.specs._convert import to_columns
+from aioflow.specs._convert import to_columns, to_host
 from aioflow.specs._dtypes import DTYPES, STRING_DTYPES, dtype_name, numpy_dtype
 from aioflow.specs._spec import ElementSpec, Shape, TensorSpec, parse_dtypes, parse_names, parse_shapes
 
@@ -28,4 +28,5 @@ __all__ = [
     "parse_shapes",
     "take_rows",
     "to_columns",
+    "to_host",
 ]

@@ -20,7 +20,7 @@ from aioflow.specs._dtypes import DTYPES, EXTENDED_DTYPES, STRING_DTYPES, numpy_
 if TYPE_CHECKING:
     from aioflow.specs._spec import ElementSpec, TensorSpec
 
-__all__ = ["to_columns"]
+__all__ = ["to_columns", "to_host"]
 
 # What np.asarray makes of nested lists of plain Python numbers.
 _PYTHON_DTYPES = frozenset({"bool", "int64", "uint64", "float64", "complex128"})
@@ -68,7 +68,7 @@ def _to_column(value: Any, spec: TensorSpec, *, many: bool, label: str) -> Colum
 def _convert(value: Any, spec: TensorSpec, *, many: bool) -> Column:
     if value is None:
         raise SpecMismatch(f"got None; expected {spec}")
-    given = _to_host(value)
+    given = to_host(value)
     if spec.dtype in STRING_DTYPES:
         strings = _string_array(given)
         _check_shape(strings.shape, spec, many=many)
@@ -107,7 +107,7 @@ def _immutable(array: Array) -> bool:
 # Arrays of other libraries
 
 
-def _to_host(value: Any) -> Any:
+def to_host(value: Any) -> Any:
     """Return an array of another library as a NumPy array; anything else as it is."""
     if isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, complex, str, bytes)):
         return value

@@ -61,7 +61,9 @@ class SimulatedServer:
         """Begin with a new broker."""
         self.epoch += 1
         self.resources = Resources(lambda _: np.random.default_rng(self.epoch), session_s=SESSION_S)
-        self.broker = Broker(self.resources, TaskInfo(str(self.epoch), "local", 0, 1), LOST_S, SESSION_S)
+        self.broker = Broker(
+            self.resources, TaskInfo(str(self.epoch), "local", 0, (("local", 0, "x://y"),)), LOST_S, SESSION_S
+        )
         self.ends: dict[int, SimulatedEnd] = {}
         self._known: dict[QueueMachine, QueueStats] = {}
         self._due: float | None = None

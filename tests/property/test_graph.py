@@ -18,7 +18,7 @@ import aioflow as flow
 from aioflow.client._values import convert_feed
 from aioflow.devices import CpuDevice, OpenDevices
 from aioflow.graph import Countdown, Op
-from aioflow.runtime import Executor, SessionConfig, SessionDevices
+from aioflow.runtime import Executor, SessionConfig, SessionDevices, read_request
 
 COROUTINE, TURNS, THREAD, INLINE, STREAM = range(5)
 MODULUS = 2**31 - 1
@@ -126,9 +126,11 @@ class Stage:
         cpu = CpuDevice("/cpu:0", streams=0)
         config = SessionConfig(inter_op_parallelism_threads=2)
         opened = SessionDevices(OpenDevices((cpu, *devices), ()))
-        executor = Executor(opened, config, convert_feed)
+        executor = Executor(opened, config)
+        asked = read_request([self.nodes[one] for one in self.shape.fetched], None, None, convert_feed)
+        assert asked.graph is not None
         try:
-            step = asyncio.ensure_future(executor.run([self.nodes[one] for one in self.shape.fetched], None, None))
+            step = asyncio.ensure_future(executor.run(asked.graph, asked.fetched, asked.fed))
             self.cancel = step.cancel
             async with asyncio.timeout(EXAMPLE_S):
                 return [int(value) for value in await step]

@@ -180,7 +180,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.resources = Resources(lambda _: np.random.default_rng(seed), session_s=60, bytes_required=True)
-        self.broker = Broker(self.resources, TaskInfo("epoch", "local", 0, 1), 3.0, 60.0)
+        self.broker = Broker(self.resources, TaskInfo("epoch", "local", 0, (("local", 0, "x://y"),)), 3.0, 60.0)
         self.history = History()
         self.numbers = itertools.count(1)
         self.clients: dict[int, Client] = {}

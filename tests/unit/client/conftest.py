@@ -11,13 +11,12 @@ import pytest
 import aioflow as flow
 from aioflow.devices import CpuDevice, OpenDevices, use_devices
 from aioflow.queues import Segment
-from aioflow.resources import Assignment, QueueKey, QueueRef, VariableKey, VariableRef
+from aioflow.resources import Assignment, QueueKey, QueueRef, VariableRef
 from aioflow.runtime import Host, SessionDevices, Waiter, Withdrawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from aioflow.names import DeviceName
     from aioflow.runtime import Request
     from aioflow.specs import Column
 
@@ -122,15 +121,6 @@ class FakeHost:
         self.asked = (0, 0)
         self.seen: set[QueueKey] = set()
 
-    async def open(self) -> None:
-        """Do nothing."""
-
-    async def close(self) -> None:
-        """Do nothing."""
-
-    def check_task(self, device: DeviceName, key: QueueKey | VariableKey) -> None:
-        """Accept any."""
-
     def put(self, ref: QueueRef, segment: Segment) -> FakeCall:
         """Start a put."""
         column: Any = segment.columns[0]  # of numbers
@@ -204,7 +194,7 @@ class FakeQueue(flow.FIFOQueue):
     def _bound_session(self) -> Any:
         return self
 
-    async def _open_devices(self) -> SessionDevices:
+    async def open_devices(self) -> SessionDevices:
         self.devices = self.devices or SessionDevices(self.opened)
         return self.devices
 

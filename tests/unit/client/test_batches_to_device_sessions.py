@@ -167,7 +167,7 @@ async def test_nothing_is_lost_or_doubled_by_a_new_connection(folder: str, gpu: 
     with anyio.fail_after(TEST_S):
         async with session("ipc", folder) as client:
             await q.enqueue_many(list(range(300)))
-            link = client.host._link  # type: ignore[attr-defined]
+            link = client.host.master._link  # type: ignore[attr-defined]
             async for batch in q.batches(5, device="/gpu:0"):
                 got.extend(batch.tolist())
                 if len(got) == 300:

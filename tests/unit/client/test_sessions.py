@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 
 import aioflow as flow
-from aioflow.cluster import RemoteHost
+from aioflow.cluster import ClusterHost
 from aioflow.runtime import EmbeddedHost
 from aioflow.runtime._waiter import on_asyncio
 from aioflow.testing._queue_stage import ints, refused, start, until
@@ -113,7 +113,7 @@ async def test_the_target_may_come_from_the_environment(monkeypatch: pytest.Monk
     async with flow.Server({"local": ["inproc://environment"]}):
         monkeypatch.setenv("AIOFLOW_TARGET", "inproc://environment")
         async with flow.Session() as session:
-            assert isinstance(session.host, RemoteHost)
+            assert isinstance(session.host, ClusterHost)
         async with flow.Session("") as session:
             assert isinstance(session.host, EmbeddedHost)
         monkeypatch.setenv("AIOFLOW_TARGET", "")
@@ -154,7 +154,7 @@ async def test_finished_calls_are_forgotten() -> None:
                 broker: Any = server._broker
                 assert [len(s.waiting) + len(s.delivered) for s in broker._sessions] == [0, 0]
                 assert not broker._tickets.owners
-                host: Any = there._session.host  # type: ignore[union-attr]
+                host: Any = there._session.host.master  # type: ignore[union-attr]
                 assert not host._calls
                 assert not host._delivered
                 assert not host._peer._requests
@@ -171,7 +171,7 @@ async def test_deleted_queues_are_forgotten() -> None:
             for k in range(50):
                 await q.epoch(k).enqueue(k)
                 await q.epoch(k).delete()
-            host: Any = session.host
+            host: Any = session.host.master  # type: ignore[attr-defined]
             broker: Any = server._broker
             (state,) = broker._sessions
             assert len(host._peer._numbers) <= 1

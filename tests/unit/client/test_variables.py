@@ -222,32 +222,35 @@ async def test_a_value_that_no_message_holds(folder: str, monkeypatch: pytest.Mo
 
 
 async def test_a_reset_empties_containers() -> None:
-    """The named ones, or the default one; sessions go on, other containers and private variables stay."""
-    q = ints(shared_name="q")
-    v, private = flow.Variable(1, name="v"), flow.Variable(1)
+    """The named ones, or the default one; other containers stay. Sessions of the server end, and say why."""
+    q, v = ints(shared_name="q"), flow.Variable(1, name="v")
     with flow.container("c"):
         other = flow.Variable(1, name="v")
-    variables = (v, private, other)
     with anyio.fail_after(TEST_S):
-        async with flow.Server({"local": ["inproc://resets"]}) as server, flow.Session(server):
-            for variable in variables:
-                await variable.initialize()
-            await q.enqueue(1)
-            async with anyio.create_task_group() as tasks:
-                waits = start(tasks, q.dequeue_many, 2)
-                await until(q, gets_waiting=1)
-                await flow.Session.reset(server)
-                with refused(flow.NotFound, "queue 'q' was deleted"):
-                    await waits.outcome()
-            assert await q.size() == 0
-            with refused(flow.NotInitialised):
-                await v.read()
-            assert [await variable.read() for variable in (private, other)] == [1, 1]
+        async with flow.Server({"local": ["inproc://resets"]}) as server:
+            async with flow.Session(server):
+                await v.initialize()
+                await other.initialize()
+                await q.enqueue(1)
+                async with anyio.create_task_group() as tasks:
+                    waits = start(tasks, q.dequeue_many, 2)
+                    await until(q, gets_waiting=1)
+                    await flow.Session.reset(server)
+                    with refused(flow.NotFound, "queue 'q' was deleted"):
+                        await waits.outcome()
+                with refused(flow.SessionClosed, "of its server were reset"):
+                    await v.read()
+            async with flow.Session(server):
+                assert await q.size() == 0
+                with refused(flow.NotInitialised):
+                    await v.read()
+                assert await other.read() == 1
             await flow.Session.reset("inproc://resets", ["c", "nobody"])
-            with refused(flow.NotInitialised):
-                await other.read()
-            await v.assign(2)
-            assert await v.read() == 2
+            async with flow.Session(server):
+                with refused(flow.NotInitialised):
+                    await other.read()
+                await v.assign(2)
+                assert await v.read() == 2
 
 
 @pytest.mark.parametrize("target", ["", None, 7])

@@ -31,7 +31,7 @@ class Desk:
     def __init__(self) -> None:
         self.now = 0.0
         self.resources = Resources(np.random.default_rng, session_s=SESSION_S, bytes_required=True)
-        self.broker = Broker(self.resources, TaskInfo("epoch", "local", 0, 1), LOST_S, SESSION_S)
+        self.broker = Broker(self.resources, TaskInfo("epoch", "local", 0, (("local", 0, "x://y"),)), LOST_S, SESSION_S)
         self.sent: defaultdict[int, list[tuple[Message, Sequence[Frame]]]] = defaultdict(list)
 
     def hello(self, *peers: int) -> None:

@@ -32,7 +32,7 @@ def _connect(peer: Peer, epoch: str = "1") -> list[Message]:
     peer.disconnected()
     peer.connected(beats=True)
     peer.take_messages()
-    peer.receive(m.Welcome(m.PROTOCOL_VERSION, epoch, "local", 0, 1), [])
+    peer.receive(m.Welcome(m.PROTOCOL_VERSION, epoch, "local", 0, []), [])
     return _sent(peer)
 
 

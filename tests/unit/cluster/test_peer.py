@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _put = partial(m.Put, columns=[])
 _get = partial(m.Get, count=1, up_to=False)
 _close = partial(m.Close, cancel_pending=False)
-WELCOME = m.Welcome(m.PROTOCOL_VERSION, "epoch", "local", 0, 1)
+WELCOME = m.Welcome(m.PROTOCOL_VERSION, "epoch", "local", 0, [])
 ROWS: Any = ([["int8", [2]]], [b"ab"])
 
 
@@ -174,7 +174,7 @@ def test_a_server_of_another_version(peer: Peer) -> None:
     here, there = m.PROTOCOL_VERSION, m.PROTOCOL_VERSION + 1
     reason = f"the server speaks version {there} of the protocol and the client version {here}"
     for message in (
-        m.Welcome(there, "", "", 0, 1),
+        m.Welcome(there, "", "", 0, []),
         m.Goodbye("VersionMismatch", reason),
     ):
         [ended] = _receive(peer, message)

@@ -51,7 +51,7 @@ def again(peer: Peer, epoch: str = "first") -> list[Message]:
     peer.connected(beats=True)
     [hello] = sent(peer)
     assert isinstance(hello, m.Hello)
-    assert isinstance(receive(peer, m.Welcome(m.PROTOCOL_VERSION, epoch, "local", 0, 1))[0], Welcomed)
+    assert isinstance(receive(peer, m.Welcome(m.PROTOCOL_VERSION, epoch, "local", 0, []))[0], Welcomed)
     before, after = split(sent(peer))
     assert before == []
     return [message for message in after if not isinstance(message, m.Define)]
@@ -79,7 +79,7 @@ def resume(peer: Peer, epoch: str = "first") -> list[Event]:
     peer.disconnected()
     peer.connected(beats=True)
     sent(peer)
-    return receive(peer, m.Welcome(m.PROTOCOL_VERSION, epoch, "local", 0, 1))[1:]
+    return receive(peer, m.Welcome(m.PROTOCOL_VERSION, epoch, "local", 0, []))[1:]
 
 
 # What is sent again

@@ -158,7 +158,9 @@ class PageDesk(Desk):
 
     def __init__(self) -> None:
         super().__init__()
-        self.broker = Broker(self.resources, TaskInfo("epoch", "local", 0, 1), LOST_S, SESSION_S, ReceiptsPage)
+        self.broker = Broker(
+            self.resources, TaskInfo("epoch", "local", 0, (("local", 0, "x://y"),)), LOST_S, SESSION_S, ReceiptsPage
+        )
 
     def greet(self, peer: int) -> m.Welcome:
         """Welcome a session of this host."""

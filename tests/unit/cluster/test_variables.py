@@ -165,7 +165,7 @@ def again(peer: Peer, epoch: str = "first") -> list[Message]:
     peer.disconnected()
     peer.connected(beats=True)
     peer.take_messages()
-    peer.receive(m.Welcome(m.PROTOCOL_VERSION, epoch, "local", 0, 1), [])
+    peer.receive(m.Welcome(m.PROTOCOL_VERSION, epoch, "local", 0, []), [])
     assert isinstance(peer.take_events()[0], Welcomed)
     messages = sent(peer)
     return messages[messages.index(m.Resume()) + 1 :]

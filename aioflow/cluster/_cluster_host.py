@@ -1,0 +1,136 @@
+"""The resources of a cluster as a session has them: on the server that it was opened on, and on those of other tasks.
+
+For queues and variables a client connects directly to the task that owns them, under one session id; graphs go to the
+master, which is the server that the session was opened on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import anyio
+
+from aioflow.cluster._graph_codec import encode_graph
+from aioflow.cluster._remote import RemoteHost
+from aioflow.cluster._remote_steps import deregister, list_devices, register, run_graph
+from aioflow.errors import ConnectFailed, PlacementError
+from aioflow.graph import Task
+from aioflow.runtime import finish, no_task_named
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aioflow.graph import Graph, Node, Output
+    from aioflow.names import DeviceName
+    from aioflow.resources import QueueKey, VariableKey
+    from aioflow.runtime import SessionConfig
+
+__all__ = ["ClusterHost"]
+
+
+class ClusterHost:
+    """The tasks of a cluster, through one session.
+
+    Args:
+        address: Of the server that the session is opened on.
+        config: The session's settings.
+
+    Attributes:
+        master: That server.
+    """
+
+    def __init__(self, address: str, config: SessionConfig) -> None:
+        self.master = RemoteHost(address, config)
+        self._config = config
+        self._others: dict[Task, RemoteHost] = {}
+        self._opening = anyio.Lock()
+        self._is_closed = False
+        self._graphs: WeakKeyDictionary[Graph, tuple[int, str, int]] = WeakKeyDictionary()  # version, epoch, number
+        self._last_graph = 0
+
+    async def open(self) -> None:
+        """Connect to the master."""
+        await self.master.open()
+
+    async def close(self) -> None:
+        """Leave every task; each within a bound."""
+        self._is_closed = True
+        await finish(self._close)
+
+    async def _close(self) -> None:
+        async with anyio.create_task_group() as group:
+            for host in (self.master, *self._others.values()):
+                group.start_soon(host.close)
+
+    async def reach(self, device: DeviceName, key: QueueKey | VariableKey) -> RemoteHost:
+        """Return the host of the task that a device names; connect to it first if need be.
+
+        Raises:
+            PlacementError: There is no such task, or what is shared in a cluster of several names none.
+            ConnectFailed: The task did not answer within `connect_s`.
+        """
+        self.master.check()
+        task = self._task_of(device, key)
+        if task == self._home:
+            return self.master
+        host = self._others.get(task)
+        if host is None or host.has_ended:
+            async with self._opening:
+                host = self._others.get(task)
+                if host is None or host.has_ended:
+                    host = await self._open(task, host)
+        return host
+
+    # Graphs
+
+    async def run(
+        self, graph: Graph, fetched: Sequence[Output | Node], fed: Mapping[Output, Any], *, soft: bool, log: bool
+    ) -> list[Any]:
+        """Run a step of a graph; it is sent to the master once, and again where it has grown."""
+        epoch = self.master.welcome.epoch
+        known = self._graphs.get(graph)
+        if known is None or known[:2] != (graph.version, epoch):
+            frames = encode_graph(graph)
+            if known is not None and known[1] == epoch:
+                deregister(self.master, known[2])
+            self._last_graph += 1
+            known = self._graphs[graph] = (graph.version, epoch, self._last_graph)
+            register(self.master, known[2], frames, soft=soft, log=log)
+        return await run_graph(self.master, known[2], fetched, fed, "")
+
+    async def devices(self) -> list[Any]:
+        """Return what is told of the devices of all tasks."""
+        return await list_devices(self.master, whole=True)
+
+    # Tasks
+
+    @property
+    def _home(self) -> Task:
+        return Task(self.master.welcome.job, self.master.welcome.task)
+
+    def _task_of(self, device: DeviceName, key: QueueKey | VariableKey) -> Task:
+        tasks, home = self.master.welcome.tasks, self._home
+        if len(tasks) > 1 and not key.session and (device.job is None or device.task is None):
+            raise PlacementError(no_task_named(key.name, len(tasks), str(home)))
+        allowed = [
+            Task(job, index) for job, index, _ in tasks if device.job in {None, job} and device.task in {None, index}
+        ]
+        if not allowed:
+            there_is = ", ".join(str(Task(job, index)) for job, index, _ in tasks)
+            raise PlacementError(f"{key.name!r} is placed on {str(device)!r}, and the cluster has {there_is}")
+        return home if home in allowed else min(allowed)
+
+    async def _open(self, task: Task, ended: RemoteHost | None) -> RemoteHost:
+        if ended is not None:
+            await ended.close()
+        [address] = [address for job, index, address in self.master.welcome.tasks if (job, index) == task]
+        host = RemoteHost(address, self._config, self.master.secret, is_target=False)
+        try:
+            await host.open()
+        except ConnectFailed as error:
+            raise ConnectFailed(f"{task} is missing: {error}") from error
+        if self._is_closed:
+            await host.close()
+        self._others[task] = host
+        return host

@@ -1,0 +1,93 @@
+"""A request of a session that is under way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioflow.runtime import Waiter
+from aioflow.specs import take_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioflow.cluster._remote import RemoteHost
+    from aioflow.runtime import Request
+    from aioflow.specs import Column
+
+__all__ = ["RemoteCall"]
+
+
+class RemoteCall:
+    """A request under way."""
+
+    __slots__ = ("_columns", "_host", "_rows", "_taken", "_waiter", "id", "is_get", "on_recall")
+
+    def __init__(self, host: RemoteHost, on_recall: Callable[[Request], None] | None, *, get: bool) -> None:
+        self.id = 0
+        self.is_get = get
+        self.on_recall = on_recall
+        self._waiter: Waiter[Any] = Waiter()
+        self._columns: tuple[Column, ...] = ()
+        self._rows = 0
+        self._taken = 0
+        self._host = host
+
+    @property
+    def waiter(self) -> Waiter[Any]:
+        """Its outcome; a new one when rows that had come are the server's again, as it was not heard for too long."""
+        if self._rows:
+            self._host.check_rows()
+        return self._waiter
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that may be handed over."""
+        if self._rows:
+            self._host.check_rows()
+        return self._rows - self._taken
+
+    def answer(self, value: Any) -> None:
+        if self.is_get:
+            self._columns, self._taken = value, 0
+            self._rows = value[0].shape[0]
+        self._waiter.resolve(value)
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error, also if rows have come."""
+        self.void()
+        self._waiter.fail(error)
+
+    def void(self) -> None:
+        """Let go of rows that have come: they are the server's again."""
+        self._columns, self._rows, self._taken = (), 0, 0
+        if self._waiter.is_set:
+            self._waiter = Waiter()
+
+    def columns(self) -> tuple[Column, ...]:
+        self._host.check()  # what had come and was not handed over is the queue's again when a session is over
+        return self._columns
+
+    def acknowledge(self) -> None:
+        self._host.acknowledge(self, self._rows)
+
+    def peek(self, count: int) -> tuple[Column, ...]:
+        columns, start = self.columns(), self._taken
+        return columns if count == self._rows else _rows(columns, start, start + count)
+
+    def take(self, count: int) -> tuple[Column, ...]:
+        columns = self.peek(count)
+        self._taken += count
+        self._host.acknowledge_late(self, self._taken, is_all=self._taken == self._rows)
+        return columns
+
+    def withdraw(self) -> None:
+        self._columns, self._rows, self._taken = (), 0, 0
+        self._host.withdraw(self)
+
+    def promote(self) -> None:
+        self._host.promote(self)
+
+
+def _rows(columns: tuple[Column, ...], start: int, stop: int) -> tuple[Column, ...]:
+    rows = slice(start, stop)
+    return tuple([take_rows(column, rows) for column in columns])

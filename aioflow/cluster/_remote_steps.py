@@ -1,0 +1,72 @@
+"""Graphs and steps through a session of a server: requests that give up when it is out of reach for `lost_s`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioflow.cluster import _messages as m
+from aioflow.cluster._library import OpLibrary
+from aioflow.cluster._values import decode_value, encode_value
+from aioflow.graph import Output
+from aioflow.runtime import complete, complete_put
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aioflow.cluster._remote import RemoteHost
+    from aioflow.graph import Node
+    from aioflow.transport import Frame
+
+__all__ = ["deregister", "end_owner", "list_devices", "register", "run_graph", "send_tensor"]
+
+
+def register(
+    host: RemoteHost, number: int, frames: Sequence[Frame], *, owner: str = "", soft: bool = False, log: bool = False
+) -> None:
+    """Send a graph ahead of the steps that use it; what is wrong with it is told by those."""
+    host.request(None, lambda request, _: m.RegisterGraph(request, number, owner, soft, log), frames, gives_up=True)
+
+
+def deregister(host: RemoteHost, number: int) -> None:
+    """Let a server forget a graph."""
+    host.request(None, lambda request, _: m.DeregisterGraph(request, number), gives_up=True)
+
+
+async def run_graph(
+    host: RemoteHost, number: int, fetched: Sequence[Output | Node], fed: Mapping[Output, Any], step: str
+) -> list[Any]:
+    """Run a step of a graph that was registered; a cancelled wait ends the step and waits for that, within a bound.
+
+    Raises:
+        AioflowError: What the step raised.
+        ConnectionLost: The server was out of reach for `lost_s`, or was started anew: part of the step may be done.
+    """
+    fetches, feeds = [_pair(given) for given in fetched], [_pair(output) for output in fed]
+    call = host.request(
+        None,
+        lambda request, _: m.RunGraph(request, number, step, fetches, feeds),
+        encode_value(list(fed.values())),
+        gives_up=True,
+    )
+    await complete_put(call, "step")
+    return decode_value(call.waiter.value, OpLibrary.restore)  # type: ignore[no-any-return]
+
+
+async def send_tensor(host: RemoteHost, step: str, key: str, frames: Sequence[Frame]) -> None:
+    """Give a value to a step on another task; returns when it is there."""
+    await complete(host.request(None, lambda request, _: m.SendTensor(request, step, key), frames, gives_up=True))
+
+
+async def list_devices(host: RemoteHost, *, whole: bool) -> list[Any]:
+    """Return the devices of a server's task, or of its whole cluster."""
+    call = host.request(None, lambda request, _: m.ListDevices(request, whole), gives_up=True)
+    return decode_value(await complete(call), OpLibrary.restore)  # type: ignore[no-any-return]
+
+
+def end_owner(host: RemoteHost, owner: str) -> None:
+    """Tell a server that a session on whose behalf it ran parts is over."""
+    host.request(None, lambda request, _: m.EndOwner(request, owner))
+
+
+def _pair(given: Output | Node) -> list[int]:
+    return [given.node.index, given.value_index if isinstance(given, Output) else -1]
