@@ -167,6 +167,10 @@ class Session:
     async def run(self, fetches: Any, feed: Mapping[Any, Any] | None = None) -> Any:
         """Run what some nodes of a graph need, each node once, and return their values.
 
+        On a server, that server is the step's master: it places the nodes over the devices of all tasks of its cluster,
+        and has each task run its part. It runs only ops of modules that its start named (`ops=`); constants, feeds and
+        fetches are numbers, strings, arrays, and lists, tuples and dicts of them.
+
         Several steps of a session may run at once. Nodes start when all that they depend on is done: coroutines on the
         event loop, plain functions on the threads of their device, GPU kernels on streams. While it runs, this session
         is current for the kernels. A cancelled step starts nothing more, cancels its coroutines, and waits for kernels
@@ -183,7 +187,10 @@ class Session:
         Raises:
             GraphError: A fetch or a feed is no node of the graph, or a placeholder is not fed; nothing has run.
             PlacementError: A node has no device; nothing has run.
-            SpecMismatch: A feed does not fit its placeholder; nothing has run.
+            SpecMismatch: A feed does not fit its placeholder, or a constant or feed cannot travel; nothing has run.
+            UnknownOp: A server has not one of the ops; lists what it has.
+            ConnectFailed: A task of the cluster is missing after `connect_s`; nothing has run.
+            ConnectionLost: A server was out of reach for `lost_s`, or was started anew; part of the step may be done.
             NodeFailed: A kernel raised; names node, device and line, and has the exception as its cause.
             AioflowError: One of aioflow's own errors of an operation in a node, as it is, with a note of the node.
             SessionClosed: The session was closed while the step ran.
@@ -205,10 +212,10 @@ class Session:
 
     @staticmethod
     async def reset(target: str | Server, containers: Sequence[str] | None = None) -> None:
-        """Empty containers of a server: variables go, queues are deleted (what waits on them fails with `NotFound`).
+        """Empty containers of all tasks of a cluster: variables go, queues are deleted (what waits gets `NotFound`).
 
-        Other containers stay, and so do sessions: their next operations make new variables and queues. (TensorFlow
-        ends every session of the server.)
+        Other containers stay. Every session that was opened on that server ends, as in TensorFlow: its next call is
+        `SessionClosed` and says why. Sessions on other servers go on, and find new variables and queues.
 
         Args:
             target: The server.

@@ -7,7 +7,7 @@ go from task to task without passing here. The first part that fails ends the ot
 from __future__ import annotations
 
 import itertools
-import logging
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ from aioflow.cluster._graph_codec import encode_graph
 from aioflow.cluster._remote_steps import list_devices, register, run_graph
 from aioflow.cluster._transfer import RECEIVE, SEND
 from aioflow.errors import AioflowError, ConnectFailed, ConnectionLost, PlacementError
-from aioflow.graph import Output, Task, is_folded, partition, place, prune
+from aioflow.graph import Output, Task, is_folded, partition, place, placement_table, prune
 from aioflow.names import DeviceName
 from aioflow.runtime import no_task_named
 
@@ -34,8 +34,6 @@ __all__ = ["Master"]
 
 # Plans that are kept of one graph for steps with the same fetches and feeds: a training loop has a handful.
 PLANS_MAX = 64
-
-logger = logging.getLogger("aioflow.server")
 
 
 @dataclass(slots=True)
@@ -185,9 +183,7 @@ class Master:
         home = DeviceName(self._task.job, self._task.task)
         placed = place(nodes, names, soft=registered.soft, placed=kept.placed, home=home)
         if registered.log:
-            for node in nodes:
-                if node.index not in kept.placed:
-                    logger.info("%s: (%s): %s", node.name, node.type, names[placed[node]])
+            sys.stderr.write(placement_table([node for node in nodes if node.index not in kept.placed], placed, names))
         kept.placed.update((node.index, device) for node, device in placed.items())
         return {node: names[device] for node, device in placed.items()}
 

@@ -11,7 +11,7 @@ from aioflow.graph._fetches import flatten_fetches
 from aioflow.graph._graph import Argument, Colocation, Graph, Node, Output
 from aioflow.graph._op import Op, op, outputs_of
 from aioflow.graph._partition import Part, Task, partition
-from aioflow.graph._placement import place
+from aioflow.graph._placement import place, placement_table
 from aioflow.graph._plan import Mode, Plan, make_plan
 from aioflow.graph._prune import is_folded, prune
 from aioflow.graph._scopes import (
@@ -60,6 +60,7 @@ __all__ = [
     "partition",
     "place",
     "placeholder",
+    "placement_table",
     "prune",
     "variable_scope",
 ]

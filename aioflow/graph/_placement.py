@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aioflow.graph._graph import Node
 
-__all__ = ["place"]
+__all__ = ["place", "placement_table"]
 
 
 def place(
@@ -70,6 +70,12 @@ def place(
         for node in members:
             chosen[node] = before if before in allowed else allowed[0]
     return chosen
+
+
+def placement_table(nodes: Sequence[Node], placed: Mapping[Node, int], devices: Sequence[DeviceName]) -> str:
+    """Return lines that say where nodes run, as TensorFlow's log_device_placement has them."""
+    width = max((len(f"{node.name}: ({node.type}):") for node in nodes), default=0)
+    return "".join(f"{f'{node.name}: ({node.type}):':{width}} {devices[placed[node]]}\n" for node in nodes)
 
 
 def _rank(device: DeviceName, home: DeviceName) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from aioflow.errors import SessionClosed
-from aioflow.graph import Graph, LastRun, Node, Output, Plan, make_plan, place, prune
+from aioflow.graph import Graph, LastRun, Node, Output, Plan, make_plan, place, placement_table, prune
 from aioflow.runtime._pool import IntraOpLimit, ThreadPool
 from aioflow.runtime._step import Step
 
@@ -121,10 +121,7 @@ class Executor:
         names = [device.name for device in self._devices]
         placed = place(nodes, names, soft=self._config.allow_soft_placement, placed=before)
         if self._config.log_device_placement:
-            new = [node for node in nodes if node.index not in before]
-            width = max((len(f"{node.name}: ({node.type}):") for node in new), default=0)
-            for node in new:
-                sys.stderr.write(f"{f'{node.name}: ({node.type}):':{width}} {names[placed[node]]}\n")
+            sys.stderr.write(placement_table([node for node in nodes if node.index not in before], placed, names))
         before.update((node.index, device) for node, device in placed.items())
         return placed
 
