@@ -17,7 +17,7 @@ from aioflow.client import (
     lookup,
     trainable_variables,
 )
-from aioflow.cluster import ClusterSpec, Server
+from aioflow.cluster import ClusterSpec, Server, replica_device_setter
 from aioflow.devices import DeviceInfo, GPUOptions
 from aioflow.errors import (
     AddressInUse,
@@ -138,6 +138,7 @@ __all__ = [
     "name_scope",
     "op",
     "placeholder",
+    "replica_device_setter",
     "trainable_variables",
     "variable_scope",
 ]

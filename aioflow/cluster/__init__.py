@@ -5,8 +5,9 @@ in plain code, with `_answers` between them and `_admission` at the broker's doo
 shells that tie them to a transport.
 """
 
+from aioflow.cluster._device_setter import replica_device_setter
 from aioflow.cluster._remote import RemoteHost
 from aioflow.cluster._server import Server
 from aioflow.cluster._spec import ClusterSpec
 
-__all__ = ["ClusterSpec", "RemoteHost", "Server"]
+__all__ = ["ClusterSpec", "RemoteHost", "Server", "replica_device_setter"]

@@ -14,6 +14,7 @@ from aioflow.graph._placement import place
 from aioflow.graph._plan import Mode, Plan, make_plan
 from aioflow.graph._prune import prune
 from aioflow.graph._scopes import (
+    Placeable,
     container,
     control_dependencies,
     current_container,
@@ -35,6 +36,7 @@ __all__ = [
     "Node",
     "Op",
     "Output",
+    "Placeable",
     "Plan",
     "constant",
     "container",
