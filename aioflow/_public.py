@@ -17,7 +17,7 @@ from aioflow.client import (
     lookup,
     trainable_variables,
 )
-from aioflow.cluster import ClusterSpec, Server, replica_device_setter
+from aioflow.cluster import ClusterSpec, Server, launch, replica_device_setter
 from aioflow.devices import DeviceInfo, GPUOptions
 from aioflow.errors import (
     AddressInUse,
@@ -39,6 +39,7 @@ from aioflow.errors import (
     NotInitialised,
     OperationCancelled,
     PlacementError,
+    ProcessFailed,
     ProtocolError,
     QueueClosed,
     QueueError,
@@ -104,6 +105,7 @@ __all__ = [
     "PaddingFIFOQueue",
     "PlacementError",
     "PriorityQueue",
+    "ProcessFailed",
     "Producer",
     "ProtocolError",
     "Queue",
@@ -134,6 +136,7 @@ __all__ = [
     "global_variables_initializer",
     "group",
     "identity",
+    "launch",
     "lookup",
     "name_scope",
     "op",
