@@ -17,7 +17,7 @@ from aioflow.client import (
     lookup,
     trainable_variables,
 )
-from aioflow.cluster import ClusterSpec, Server
+from aioflow.cluster import ClusterSpec, Server, launch, replica_device_setter
 from aioflow.devices import DeviceInfo, GPUOptions
 from aioflow.errors import (
     AddressInUse,
@@ -39,6 +39,7 @@ from aioflow.errors import (
     NotInitialised,
     OperationCancelled,
     PlacementError,
+    ProcessFailed,
     ProtocolError,
     QueueClosed,
     QueueError,
@@ -104,6 +105,7 @@ __all__ = [
     "PaddingFIFOQueue",
     "PlacementError",
     "PriorityQueue",
+    "ProcessFailed",
     "Producer",
     "ProtocolError",
     "Queue",
@@ -134,10 +136,12 @@ __all__ = [
     "global_variables_initializer",
     "group",
     "identity",
+    "launch",
     "lookup",
     "name_scope",
     "op",
     "placeholder",
+    "replica_device_setter",
     "trainable_variables",
     "variable_scope",
 ]

@@ -27,6 +27,7 @@ __all__ = [
     "NotInitialised",
     "OperationCancelled",
     "PlacementError",
+    "ProcessFailed",
     "ProtocolError",
     "QueueClosed",
     "QueueError",
@@ -235,6 +236,23 @@ class RemoteError(AioflowError):
         self.type_name = type_name
         self.traceback_text = traceback_text
         self.peer = peer
+
+
+# Launching
+
+
+class ProcessFailed(AioflowError):
+    """A server or program of a launched cluster cannot be started, or has ended again and again; all were stopped.
+
+    Attributes:
+        name: Of the process, such as `/job:ps/task:0` or `loader:1`.
+        code: Its last exit code, negative for a signal; None where it could not be started.
+    """
+
+    def __init__(self, message: str, *, name: str = "", code: int | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+        self.code = code
 
 
 # Devices and storage

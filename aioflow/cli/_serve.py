@@ -5,19 +5,23 @@ from __future__ import annotations
 import ctypes
 import resource
 import signal
+import sys
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 
-from aioflow.cluster import Server
-from aioflow.errors import ConnectFailed
+from aioflow.cluster import ClusterSpec, Server, parse_cluster, read_cluster
+from aioflow.errors import ConnectFailed, PlacementError
 from aioflow.names import address_scheme
 from aioflow.runtime import SessionConfig
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 __all__ = ["add_serve"]
 
@@ -39,40 +43,74 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument(
         "--bind",
-        default=BIND_DEFAULT,
         metavar="ADDRESS",
-        help="ipc:///path, tcp://127.0.0.1:port or 127.0.0.1:port; port 0 chooses one (default: %(default)s)",
+        help="ipc:///path, tcp://127.0.0.1:port or 127.0.0.1:port; port 0 chooses one "
+        f"(default: {BIND_DEFAULT}, or what the cluster has)",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="FILE",
+        help="serve a task of the cluster that this cluster.toml describes; - reads it here",
+    )
+    parser.add_argument(
+        "--job", help="the job of the cluster that this server belongs to; needed where there are several"
+    )
+    parser.add_argument("--task", type=int, metavar="INDEX", help="which of its tasks (default: 0)")
+    parser.add_argument(
+        "--ops",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module whose ops graphs may name; may be repeated",
     )
     defaults = SessionConfig()
     parser.add_argument(
         "--lost-s",
         type=float,
-        default=defaults.lost_s,
         metavar="SECONDS",
-        help="after how long without a sign of life a client counts as lost (default: %(default)s)",
+        help=f"after how long without a sign of life a client counts as lost (default: {defaults.lost_s:g})",
     )
     parser.add_argument(
         "--session-s",
         type=float,
-        default=defaults.session_s,
         metavar="SECONDS",
         help="how long a lost client may come back, and how long a drained queue without clients stays "
-        "(default: %(default)s)",
+        f"(default: {defaults.session_s:g})",
     )
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return anyio.run(_serve, arguments.bind, SessionConfig(lost_s=arguments.lost_s, session_s=arguments.session_s))
+    cluster, config = _read(arguments)
+    given = {name: getattr(arguments, name) for name in ("lost_s", "session_s") if getattr(arguments, name) is not None}
+    config = replace(config, **given)
+    ops = {"ops": arguments.ops} if arguments.ops else {}
+    if ops and (folder := str(Path.cwd())) not in sys.path:  # the command's own folder is there instead
+        sys.path.insert(0, folder)
+    return anyio.run(_serve, partial(Server, cluster, arguments.job, arguments.task, config=config, **ops))
 
 
-async def _serve(address: str, config: SessionConfig) -> int:
+def _read(arguments: argparse.Namespace) -> tuple[ClusterSpec, SessionConfig]:
+    """Return what is to be served: a task of a cluster, or a server by itself."""
+    if arguments.cluster is None:
+        if arguments.job is not None or arguments.task is not None:
+            raise PlacementError("--job and --task name a task of a cluster; give it with --cluster cluster.toml")
+        return ClusterSpec({"local": [arguments.bind or BIND_DEFAULT]}), SessionConfig()
+    if arguments.bind is not None:
+        raise PlacementError("--bind is for a server by itself; with --cluster the address is that of the task there")
+    is_standard = arguments.cluster == "-"
+    read = parse_cluster(sys.stdin.read(), "standard input") if is_standard else read_cluster(arguments.cluster)
+    return read.cluster, read.config
+
+
+async def _serve(make: Callable[[], Server]) -> int:
     _keep_freed_memory()
     _allow_descriptors()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        if address_scheme(address) == "inproc":
-            raise ConnectFailed(f"{address!r} reaches no other process; serve at ipc:///path or tcp://127.0.0.1:port")
-        async with Server({"local": [address]}, config=config) as server, anyio.create_task_group() as tasks:
+        made = make()
+        if address_scheme(made.address) == "inproc":
+            raise ConnectFailed(f"{made.address!r} reaches no other process; serve at ipc:///path or 127.0.0.1:port")
+        async with made as server, anyio.create_task_group() as tasks:
             print(f"aioflow serves at {server.address}", flush=True)
             tasks.start_soon(_stop_at, signals, tasks.cancel_scope)
             await server.join()

@@ -3,11 +3,34 @@
 `_messages` is what goes over the wire and `_codec` its bytes; `_peer` and `_broker` are the two halves of the protocol
 in plain code, with `_answers` between them and `_admission` at the broker's door; `_remote` and `_server` are the
 shells that tie them to a transport.
+
+For graphs, `_steps` has the requests, `_service` runs them: `_master` places steps over all tasks, `_worker` runs those
+of its own, and values meet in `_transfer`. `_values` and `_graph_codec` make frames of them, and `_library` says which
+ops there are. `_cluster_host` is all this as a session has it.
+
+A cluster is described by `_spec`, `_programs` and `_cluster_file`; `_supervision` decides what runs of it and when it
+is started again, `_supervisor` does it, `_output` shows what the processes print, and `_keeper` outlives them all.
 """
 
+from aioflow.cluster._cluster_file import ClusterFile, parse_cluster, read_cluster
 from aioflow.cluster._cluster_host import ClusterHost
 from aioflow.cluster._codec import pack_definition, read_definition
+from aioflow.cluster._device_setter import replica_device_setter
 from aioflow.cluster._server import Server
 from aioflow.cluster._spec import ClusterSpec
+from aioflow.cluster._supervisor import Running, launch, supervise
 
-__all__ = ["ClusterHost", "ClusterSpec", "Server", "pack_definition", "read_definition"]
+__all__ = [
+    "ClusterFile",
+    "ClusterHost",
+    "ClusterSpec",
+    "Running",
+    "Server",
+    "launch",
+    "pack_definition",
+    "parse_cluster",
+    "read_cluster",
+    "read_definition",
+    "replica_device_setter",
+    "supervise",
+]

@@ -68,7 +68,7 @@ class Server:
         if credentials is not None:
             raise SessionError("this version of aioflow serves this host only; leave credentials= out")
         spec = ClusterSpec(cluster)
-        if job_name is None and len(spec.jobs) > 1:
+        if job_name is None and len(spec.jobs) != 1:
             raise PlacementError(f"the cluster has the jobs {spec.jobs}; name this server's with job_name=")
         self._job = spec.jobs[0] if job_name is None else job_name
         self._task = task_index or 0

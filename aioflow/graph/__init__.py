@@ -15,6 +15,7 @@ from aioflow.graph._placement import place, placement_table
 from aioflow.graph._plan import Mode, Plan, make_plan
 from aioflow.graph._prune import is_folded, prune
 from aioflow.graph._scopes import (
+    Placeable,
     container,
     control_dependencies,
     current_container,
@@ -38,6 +39,7 @@ __all__ = [
     "Op",
     "Output",
     "Part",
+    "Placeable",
     "Plan",
     "Task",
     "constant",

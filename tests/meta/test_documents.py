@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from aioflow.cluster import parse_cluster
 from tests.meta.wire_page import draw
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +119,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def _headings(page: Path) -> list[str]:
     return re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE) if page.suffix == ".md" else []
+
+
+def test_clusters_of_the_pages() -> None:
+    """Each `cluster.toml` that is shown can be read."""
+    clusters = [(page, block) for page in PAGES for block in _blocks(page) if block.language == "toml"]
+    for page, block in clusters:
+        assert parse_cluster(block.text, f"{page.name}:{block.line}").cluster
+    assert clusters
 
 
 def test_page_of_the_wire_is_current() -> None:

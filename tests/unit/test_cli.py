@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +31,7 @@ def test_settings_of_a_server(
 ) -> None:
     """They are those of `SessionConfig`, with its defaults."""
 
-    def make(_: object, *, config: Any) -> None:
+    def make(_: object, job: None, task: None, *, config: Any) -> None:
         made.append(config)
         raise flow.AddressInUse("enough")
 
@@ -37,6 +40,63 @@ def test_settings_of_a_server(
     assert main(["serve", "--bind", "ipc:///tmp/x", *arguments]) == 1
     assert made == [config]
     assert capsys.readouterr().err == "aioflow: AddressInUse: enough\n"
+
+
+TOML = "[jobs]\nps = ['ipc:///a', 'ipc:///b']\nworker = ['ipc:///c']\n[config]\nlost_s = 7\n"
+
+
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_a_task_of_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    """From a file or from standard input; options win over its settings, and ops come from the current folder too."""
+
+    def make(*arguments: object, **named: object) -> None:
+        made.append((*arguments, named))
+        raise flow.AddressInUse("enough")
+
+    made: list[Any] = []
+    monkeypatch.setattr(_serve, "Server", make)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TOML))
+    (tmp_path / "cluster.toml").write_text(TOML)
+    cluster = "-" if source == "stdin" else "cluster.toml"
+    options = ["--job", "ps", "--task", "1", "--session-s", "99", "--ops", "pipeline", "--ops", "more"]
+    assert main(["serve", "--cluster", cluster, *options]) == 1
+    config = flow.SessionConfig(lost_s=7, session_s=99)
+    jobs = {"ps": {0: "ipc:///a", 1: "ipc:///b"}, "worker": {0: "ipc:///c"}}
+    assert made == [(jobs, "ps", 1, {"config": config, "ops": ["pipeline", "more"]})]
+    assert sys.path[0] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["serve", "--job", "ps"], "--job and --task name a task of a cluster; give it with --cluster"),
+        (["serve", "--task", "0"], "--job and --task name a task of a cluster; give it with --cluster"),
+        (["serve", "--cluster", "c.toml", "--bind", "a:1"], "--bind is for a server by itself"),
+        (["serve", "--cluster", "none.toml", "--job", "ps"], "none.toml: the cluster cannot be read"),
+        (["serve", "--cluster", "c.toml"], "the cluster has the jobs ['ps', 'worker']; name this server's"),
+        (["serve", "--cluster", "c.toml", "--job", "ps", "--task", "2"], "the cluster has no /job:ps/task:2"),
+        (["serve", "--bind", "inproc://a"], "'inproc://a' reaches no other process"),
+        (["up", "none.toml"], "none.toml: the cluster cannot be read"),
+    ],
+)
+def test_what_cannot_be_served(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    text: str,
+) -> None:
+    """One line on standard error, and 1."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text(TOML)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 1
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,7 @@ TREE = {
     "RemoteProtocolError": "ProtocolError",
     "VersionMismatch": "ProtocolError",
     "RemoteError": "AioflowError",
+    "ProcessFailed": "AioflowError",
     "DeviceError": "AioflowError",
     "DeviceUnavailable": "DeviceError",
     "DeviceOutOfMemory": "DeviceError",
@@ -72,5 +73,7 @@ def test_fields() -> None:
     assert (end.lost_producers, errors.EndOfQueue("end").lost_producers) == ((lost,), ())
     failed = errors.NodeFailed("failed", node="n", device="/cpu:0")
     assert (failed.node, failed.device) == ("n", "/cpu:0")
+    process = errors.ProcessFailed("failed", name="loader", code=3)
+    assert (process.name, process.code, errors.ProcessFailed("failed").code) == ("loader", 3, None)
     remote = errors.RemoteError("remote", type_name="KeyError", traceback_text="...", peer="tcp://a:1")
     assert (remote.type_name, remote.traceback_text, remote.peer) == ("KeyError", "...", "tcp://a:1")

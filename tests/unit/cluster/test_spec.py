@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aioflow.cluster import ClusterSpec
+from aioflow.cluster import ClusterSpec, Server
 from aioflow.errors import ConnectFailed, PlacementError
 
 
@@ -31,8 +32,6 @@ def test_a_task_that_is_not_there(job: str, task: int) -> None:
 @pytest.mark.parametrize(
     ("jobs", "text"),
     [
-        ({}, "needs at least one task"),
-        ({"ps": []}, "needs at least one task"),
         (5, "is a dict of job to addresses"),
         (None, "is a dict of job to addresses"),
         (["a:1"], "is a dict of job to addresses"),
@@ -57,3 +56,84 @@ def test_what_is_no_address(address: Any) -> None:
     """An address is checked when the cluster is made, not when it is first used."""
     with pytest.raises(ConnectFailed, match="is no address"):
         ClusterSpec({"ps": [address]})
+
+
+def test_views() -> None:
+    """As TensorFlow's class: a list where no index is left out, else a dict; None in the gaps of `job_tasks`."""
+    spec = ClusterSpec({"worker": {3: "c:1", 1: "d:1"}, "ps": {1: "b:1", 0: "a:1"}, "none": []})
+    assert spec.as_dict() == {"worker": {3: "tcp://c:1", 1: "tcp://d:1"}, "ps": ["tcp://a:1", "tcp://b:1"], "none": {}}
+    assert ClusterSpec(spec.as_dict()) == spec
+    assert [spec.task_indices(job) for job in spec.jobs] == [[1, 3], [0, 1], []]
+    assert spec.job_tasks("worker") == [None, "tcp://d:1", None, "tcp://c:1"]
+    assert spec.job_tasks("none") == []
+    assert [spec.num_tasks(job) for job in spec.jobs] == [2, 2, 0]
+    assert repr(spec).startswith("ClusterSpec({'none': {}, 'ps': ['tcp://a:1', 'tcp://b:1'], 'worker': ")
+
+
+def test_equality_and_truth() -> None:
+    """As TensorFlow's: equal to a dict of dicts, not to one of lists; false where there are no tasks."""
+    spec = ClusterSpec({"a": ["h:1"]})
+    assert spec == ClusterSpec({"a": {0: "tcp://h:1"}})
+    assert spec == {"a": {0: "h:1"}}
+    assert spec != {"a": ["h:1"]}
+    assert spec != spec.as_dict()
+    assert spec != ClusterSpec({"a": ["h:2"]})
+    assert spec != {"a": {0: "no address"}}
+    assert spec != 5
+    assert spec
+    assert not ClusterSpec({})
+    assert not ClusterSpec({"a": []})
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(spec)
+
+
+def test_a_job_that_is_not_there() -> None:
+    """The message lists those that are."""
+    spec = ClusterSpec({"ps": ["a:1"], "worker": ["b:1"]})
+    for view in (spec.task_indices, spec.job_tasks, spec.num_tasks):
+        with pytest.raises(PlacementError, match="no job 'chief'; it has ps, worker"):
+            view("chief")
+    with pytest.raises(PlacementError, match="no /job:ps/task:0; it has no tasks"):
+        ClusterSpec({}).task_address("ps", 0)
+
+
+def test_a_server_of_no_cluster() -> None:
+    """A server needs a task."""
+    with pytest.raises(PlacementError, match=r"the cluster has the jobs \[\]"):
+        Server({})
+
+
+def test_from_toml(tmp_path: Path) -> None:
+    """`[jobs]` is read; what other tables say is others' business."""
+    path = tmp_path / "cluster.toml"
+    path.write_text('[jobs]\nps = ["127.0.0.1:2221"]\n[jobs.worker]\n3 = "ipc:///w"\n[config]\nconnect_s = 5\n')
+    assert ClusterSpec.from_toml(path) == {"ps": {0: "127.0.0.1:2221"}, "worker": {3: "ipc:///w"}}
+    assert ClusterSpec.from_toml(str(path)) == ClusterSpec.from_toml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("[jobs]\nps = [\n", PlacementError, "no TOML: "),
+        ("[jobs]\nps = 'a:1'", PlacementError, r"table \[jobs\]: job 'ps' must be a list of addresses"),
+        ("[jobs]\nps = ['a']", ConnectFailed, r"table \[jobs\]: 'a' is no address"),
+        ("[job]\nps = ['a:1']", PlacementError, r"has 'job'; expected no more than the tables \[jobs\], \[config\]"),
+        ("[config]", PlacementError, r"has no table \[jobs\]"),
+        ("jobs = 5", PlacementError, r"jobs must be a table, as in \[jobs\], got 5"),
+    ],
+)
+def test_files_that_hold_no_cluster(tmp_path: Path, text: str, error: type[Exception], message: str) -> None:
+    """The message names the file, the table, what was expected and what came."""
+    path = tmp_path / "cluster.toml"
+    path.write_text(text)
+    with pytest.raises(error, match=f"^{path}: {message}"):
+        ClusterSpec.from_toml(path)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """The message names it."""
+    with pytest.raises(PlacementError, match=f"^{tmp_path}/none: the cluster cannot be read: .*No such file"):
+        ClusterSpec.from_toml(tmp_path / "none")
+    (tmp_path / "latin").write_bytes(b"\xe9")
+    with pytest.raises(PlacementError, match=f"^{tmp_path}/latin: the cluster cannot be read: "):
+        ClusterSpec.from_toml(tmp_path / "latin")
