@@ -133,9 +133,10 @@ class Server:
         await finish(self._stop)
 
     async def _stop(self) -> None:
-        await self._service.close()
-        for listener in reversed(self._listeners):
-            await listener.aclose()
+        async with anyio.create_task_group() as group:  # at once: each has bounds of its own
+            group.start_soon(self._service.close)
+            for listener in self._listeners:
+                group.start_soon(listener.aclose)
         await self._background.stop()
         self._stopped.set()
 

@@ -1,0 +1,77 @@
+"""A parameter-server job on this machine: two ps tasks, two worker tasks, a loader and a trainer for each worker.
+
+    python examples/cluster/run.py            # processes that aioflow's own launcher supervises
+    python examples/cluster/run.py --ray      # the same cluster and programs as Ray actors; needs `aioflow-mq[ray]`
+
+The variables are sharded over the ps tasks, and a queue on one of them is shared by the loader and both trainers. Each
+trainer opens a session on the server of its worker, which is the master of its steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import aioflow as flow
+
+HERE = Path(__file__).parent
+WORKERS = 2
+
+
+def cluster(folder: str) -> flow.ClusterSpec:
+    """Return the tasks, at sockets in a folder."""
+    return flow.ClusterSpec(
+        {
+            "ps": [f"ipc://{folder}/ps{task}" for task in range(2)],
+            "worker": [f"ipc://{folder}/worker{task}" for task in range(WORKERS)],
+        }
+    )
+
+
+def programs() -> dict[str, Any]:
+    """Return what runs beside the servers."""
+    found: dict[str, Any] = {"loader": ["python", str(HERE / "loader.py")]}
+    for worker in range(WORKERS):
+        found[f"trainer{worker}"] = {
+            "command": ["python", str(HERE / "trainer.py")],
+            "target": f"/job:worker/task:{worker}",
+            "env": {"WORKER": str(worker)},
+        }
+    return found
+
+
+def start(folder: str, *, on_ray: bool) -> AbstractAsyncContextManager[Any]:
+    """Launch it; the servers import `pipeline`, for its ops."""
+    if on_ray:
+        from aioflow.contrib import ray  # noqa: PLC0415 - for who asks for it
+
+        return ray.launch(cluster(folder), programs(), ops=["pipeline"])
+    return flow.launch(cluster(folder), programs(), ops=["pipeline"])
+
+
+async def main() -> None:
+    """Run until the programs are done."""
+    parser = argparse.ArgumentParser(description="Train shared variables by two workers.")
+    parser.add_argument("--ray", action="store_true", help="on Ray instead of aioflow's own launcher")
+    arguments = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the matrices are small: leave the cores to the other processes
+    with tempfile.TemporaryDirectory(prefix="aioflow-") as folder:
+        async with start(folder, on_ray=arguments.ray) as running:
+            await running.join()
+    print("done")
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+    except flow.AioflowError as error:
+        sys.exit(f"run.py: {error}")
