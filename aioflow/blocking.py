@@ -88,6 +88,8 @@ class Session:
         """
         if self._thread is not None:
             raise SessionError("this session was opened before; make a new one for each `with`")
+        if self._is_closed:
+            raise SessionError("this session was closed; make a new one for each `with`")
         self._thread = LoopThread("aioflow blocking", self._close)
         try:
             self._thread.start()

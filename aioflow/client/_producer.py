@@ -8,6 +8,7 @@ import os
 import socket
 import traceback as tracebacks
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from aioflow.client._queue import Queue
     from aioflow.resources import QueueRef
-    from aioflow.runtime import Host
+    from aioflow.runtime import Call, Host
 
 __all__ = ["Producer"]
 
@@ -51,9 +52,18 @@ class Producer:
         self._joined: tuple[Host, QueueRef] | None = None
 
     async def __aenter__(self) -> Self:
-        """Register; waits up to `lost_s` + 1 s for a name that is in use."""
+        """Register; waits up to `lost_s` + 1 s for a name that is in use. A cancelled one is not registered.
+
+        If the server was out of reach then and turns out to have registered it, it counts as lost by the cancellation.
+        """
         host, ref = await self._queue._begin()  # noqa: SLF001 - one package
-        await complete_put(host.join(ref, self.name, self._rejoin_s))
+        join = host.join(ref, self.name, self._rejoin_s)
+        try:
+            await complete_put(join)
+        except anyio.get_cancelled_exc_class() as cancelled:
+            if not join.waiter.is_set:  # in doubt; else nobody would ever take it out
+                join.waiter.when_set(partial(self._leave_late, join, host, ref, type(cancelled).__name__))
+            raise
         self._joined = host, ref
         host.seen.add(ref.key)
         return self
@@ -74,3 +84,8 @@ class Producer:
             return
         with suppress(AioflowError), anyio.move_on_after(LEAVE_S, shield=True):  # the body's own error says more
             await host.leave(ref, self.name, lost).waiter.wait()
+
+    def _leave_late(self, join: Call, host: Host, ref: QueueRef, reason: str) -> None:
+        if not join.waiter.is_failed:
+            with suppress(AioflowError):
+                host.leave(ref, self.name, LostProducer(self.name, reason, ""))

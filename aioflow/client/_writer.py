@@ -13,7 +13,7 @@ import anyio
 from aioflow.client._block import Block
 from aioflow.errors import AioflowError, SessionError, SpecMismatch
 from aioflow.queues import Segment
-from aioflow.runtime import Background, begin_call, complete_put, finish, give_turn, is_turn_due
+from aioflow.runtime import Background, Withdrawn, begin_call, finish, give_turn, is_turn_due
 from aioflow.specs import join_columns
 
 if TYPE_CHECKING:
@@ -137,12 +137,12 @@ class Writer:
 
     async def _write(self, value: Any, *, many: bool) -> None:
         await begin_call()
-        if not self._is_open:
-            raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
+        self._check_open()
         segment = self._queue._convert(value, many=many)  # noqa: SLF001
         await give_turn()
         if not self._may_buffer():
             await self._await_calls(GROUPS_MAX - 1)
+            self._check_open()  # another task may have left it meanwhile
             self._send_if_ripe()
         self._raise_kept()
         if self._block is not None and not many:
@@ -151,6 +151,10 @@ class Writer:
             self._end_block()
             self._segments.append(segment)
         self._count(segment.rows, segment.nbytes(slice(0, segment.rows)))
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
 
     def _may_buffer(self) -> bool:
         """Whether a group may be sent, or else what is buffered may grow, as none under way has ended."""
@@ -196,11 +200,14 @@ class Writer:
         self._bytes = 0
 
     async def _await_calls(self, left: int) -> None:
+        """Wait until so many calls are left; nothing else waits for one, or takes it out."""
         async with self._turn:
             while len(self._calls) > left:
                 call, count = self._calls[0]
                 try:
                     await call.waiter.wait()
+                except Withdrawn as withdrawn:  # by an exit
+                    self._refused += count - withdrawn.rows
                 except AioflowError as error:
                     self._keep(error)
                     self._refused += count
@@ -226,16 +233,11 @@ class Writer:
     async def _flush_bounded(self, error: BaseException) -> None:
         with anyio.move_on_after(EXIT_S):
             await self._flush_kept()
-        left = self._refused + self._rows + sum(count for _, count in self._calls)
+        for call, _ in reversed(self._calls):  # the latest first: no withdrawal lets another one through
+            call.withdraw()
         with anyio.move_on_after(EXIT_S):
-            while self._calls:
-                call, count = self._calls.popleft()
-                call.withdraw()
-                try:
-                    await complete_put(call)
-                    left -= count
-                except AioflowError as withdrawn:
-                    left -= getattr(withdrawn, "rows", 0)
+            await self._await_calls(0)
+        left = self._refused + self._rows + sum(count for _, count in self._calls)
         if left or self._error is not None:
             why = f": {self._error}" if self._error is not None else ""
             error.add_note(

@@ -42,6 +42,11 @@ class Waiter(Generic[T]):
         """The value that was set."""
         return self._value  # type: ignore[return-value]
 
+    @property
+    def is_failed(self) -> bool:
+        """Whether an error was set."""
+        return self._error is not None
+
     def resolve(self, value: T) -> None:
         """Set the value; the waiting task runs later, never from within."""
         if not self.is_set:

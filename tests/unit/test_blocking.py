@@ -315,12 +315,14 @@ def test_what_was_not_left_in_time(q: flow.FIFOQueue) -> None:
 
 
 def test_use_before_open() -> None:
-    """It is refused, and closing does nothing."""
+    """It is refused; one that was closed stays closed."""
     session = blocking.Session()
     with pytest.raises(flow.SessionError, match="not open"):
         session.size(UNMADE)
     assert "not open" in repr(session)
     session.close()
+    with pytest.raises(flow.SessionError, match="was closed; make a new one"):
+        session.open()
 
 
 def test_opened_twice(session: blocking.Session) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 import aioflow as flow
 from aioflow.client import _producer
-from aioflow.errors import QueueClosed, SpecMismatch
+from aioflow.errors import QueueClosed, SessionClosed, SpecMismatch
+from aioflow.runtime import Withdrawn, _cancellation
 from aioflow.testing._queue_stage import ints, until
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +48,26 @@ async def test_a_server_that_does_not_answer_does_not_keep_it(fake_queue: Any, m
             await producer.__aexit__(None, None, None)
     assert scope.cancelled_caught
     assert fake_queue.host.log[:4] == ["join p", "leave p ZeroDivisionError: why", "join p", "leave p well"]
+
+
+@pytest.mark.parametrize("outcome", ["registered", "withdrawn", "the session is over"])
+async def test_a_registration_in_doubt_is_taken_back(
+    fake_queue: Any, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    """A cancelled registration that turns out to have been made counts as lost: else its queue would never end."""
+    monkeypatch.setattr(_cancellation, "WITHDRAWAL_S", 0.01)
+    fake_queue.host.answers_withdrawals = False
+    with anyio.fail_after(TEST_S):
+        with anyio.move_on_after(0.01) as scope:
+            await fake_queue.producer("p").__aenter__()
+        assert scope.cancelled_caught
+        join = fake_queue.host.calls[0]
+        if outcome == "registered":
+            join.answer()
+        else:
+            join.waiter.fail(Withdrawn(0) if outcome == "withdrawn" else SessionClosed("over"))
+    left = [line for line in fake_queue.host.log if line.startswith("leave p Cancelled")]
+    assert len(left) == (outcome == "registered")
 
 
 async def test_the_error_of_the_block_stays_the_error(fake_queue: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import aioflow as flow
 from aioflow.client import _writer
-from aioflow.errors import ConnectionLost, QueueClosed, SpecMismatch
+from aioflow.errors import ConnectionLost, QueueClosed, SessionError, SpecMismatch
 from aioflow.testing._queue_stage import until
 
 pytestmark = pytest.mark.anyio
@@ -154,6 +154,44 @@ async def test_a_cancelled_exit_notes_the_number(fake_queue: Any, monkeypatch: p
     assert len(notes) == 1
     assert "1 elements" in notes[0]
     assert fake_queue.host.log[-1] == "withdraw put [2]"
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()], ids=["in order", "by an error"])
+@pytest.mark.parametrize("place", ["embedded", "server"])
+async def test_a_write_that_waits_when_another_task_leaves(
+    place: str, error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with an error that says so, and its element does not go."""
+    monkeypatch.setattr(_writer, "EXIT_S", 0.05)
+    refused = anyio.Event()
+
+    async def write(writer: flow.Writer) -> None:
+        with pytest.raises(SessionError, match="is not open"):
+            await writer.write(99)
+        refused.set()
+
+    async with AsyncExitStack() as stack:
+        stack.enter_context(anyio.fail_after(TEST_S))
+        server = await stack.enter_async_context(flow.Server({"local": ["inproc://writer-left"]}))
+        session = await stack.enter_async_context(flow.Session(server if place == "server" else ""))
+        queue = flow.FIFOQueue(40, "int64", (), shared_name="left").on(session)
+        await queue.enqueue_many(range(40))
+        writer = await queue.writer(batch=1, delay_s=60).__aenter__()
+        written = list(range(40, 42 + _writer.GROWTH))  # two groups under way, and one that is full
+        for i in written:
+            await writer.write(i)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(write, writer)
+        await until(queue, puts_waiting=2)
+        if error is None:
+            tasks.start_soon(writer.__aexit__, None, None, None)
+            await until(queue, puts_waiting=3)
+            assert [int(await queue.dequeue()) for _ in range(40 + len(written))] == [*range(40), *written]
+        else:
+            await writer.__aexit__(type(error), error, None)
+            assert f"up to {len(written)} elements" in error.__notes__[-1]
+        await refused.wait()
+        assert await queue.size() == (0 if error is None else 40)
 
 
 async def test_chunks_are_grouped(fake_queue: Any) -> None:
