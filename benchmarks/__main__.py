@@ -39,8 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--small", action="store_true", help="few elements: whether everything runs, not how fast")
     gate = commands.add_parser("gate", help="measure, and fail where aioflow is slower than it must be")
     graph = commands.add_parser("graph", help="what a step of a graph costs; fails where it costs too much")
-    graph.add_argument("--small", action="store_true", help="few nodes: whether it runs, not how fast")
-    for command in (run, gate, graph):
+    cluster = commands.add_parser("cluster", help="what a step over two tasks costs; fails where it costs too much")
+    for command in (graph, cluster):
+        command.add_argument("--small", action="store_true", help="few nodes: whether it runs, not how fast")
+    for command in (run, gate, graph, cluster):
         rounds = 9 if command is gate else 5  # a single run of W2 takes from 0.5 to 1.2 times its peer's time
         command.add_argument(
             "--rounds", type=_rounds, default=rounds, help="runs of each system (default: %(default)s)"
@@ -78,9 +80,9 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _graph(options: argparse.Namespace) -> int:
-    from benchmarks import graphs  # noqa: PLC0415 - `setup` runs where nothing is installed
+    from benchmarks import clusters, graphs  # noqa: PLC0415 - `setup` runs where nothing is installed
 
-    figures, rows = graphs.run(options.rounds, small=options.small)
+    figures, rows = (clusters if options.command == "cluster" else graphs).run(options.rounds, small=options.small)
     for name, figure in figures.items():
         print(f"{name}: {figure}")
     if options.json:
@@ -108,6 +110,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "gate": _gate,
     "graph": _graph,
+    "cluster": _graph,
     "setup": lambda _: setup(),
 }
 
