@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ from aioflow.runtime._step import Step
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from aioflow.runtime._config import SessionConfig
     from aioflow.runtime._devices import SessionDevices
@@ -78,7 +79,7 @@ class Executor:
             return rebuild([])
         graph = leaves[0].node.graph
         fetched = [_output(leaf) for leaf in leaves]
-        fed = self._feed(feed or {}, graph)
+        fed = self._feed({} if feed is None else feed, graph)
         plan = self._plan(graph, fetched, fed)
         values = plan.values.copy()
         for output, slot in plan.fed.items():
@@ -138,6 +139,8 @@ class Executor:
 
     def _feed(self, feed: Mapping[Node | Output, Any], graph: Graph) -> dict[Output, Any]:
         fed: dict[Output, Any] = {}
+        if not isinstance(feed, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - anything comes
+            raise GraphError(f"feed= is a dict from nodes to their values, got {feed!r}")
         for given, value in feed.items():
             if not isinstance(given, (Node, Output)):  # pyright: ignore[reportUnnecessaryIsInstance] - anything comes
                 raise GraphError(f"feed= is a dict from nodes to their values, got the key {given!r}")
@@ -149,7 +152,7 @@ class Executor:
             try:
                 fed[output] = value if node.spec is None else self._convert(value, node.spec)
             except SpecMismatch as error:
-                raise SpecMismatch(f"the feed of node {node.name!r}, made at {node.line}: {error}") from error
+                raise SpecMismatch(f"the feed of {node.where} {error}") from error
         return fed
 
 
