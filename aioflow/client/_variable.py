@@ -26,7 +26,7 @@ from aioflow.graph import (
 from aioflow.names import DeviceName, check_shared_name
 from aioflow.resources import Assignment, VariableKey, VariableRef
 from aioflow.runtime import begin_call, complete, complete_put
-from aioflow.specs import ElementSpec, Strings, TensorSpec, dtype_name, parse_shapes, to_columns
+from aioflow.specs import ElementSpec, Strings, TensorSpec, dtype_name, parse_shape, to_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,7 @@ class Variable:
         self._session: Session | None = None
         graph = find_graph()
         if graph is not None:
-            _register(graph, self, reuse=scope.reuse)
+            _register(graph, self, (self._container, self._name), reuse=scope.reuse if self._shared else False)
 
     @property
     def name(self) -> str:
@@ -336,19 +336,21 @@ def _spec(initial_value: Any, dtype: Any, shape: Any) -> TensorSpec:
     elif isinstance(value, (str, bytes)):
         name = type(value).__name__
     else:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise SpecMismatch(f"the initial value of a variable is a tensor; {value!r} is a ragged list") from error
         is_python = not hasattr(value, "dtype")
         name = {"float64": "float32", "int64": "int32"}.get(array.dtype.name, array.dtype.name) if is_python else ""
         name = dtype_name(name or array.dtype)
     if shape is not None:
-        [parsed] = parse_shapes([shape], 1, partial=True)
-        return TensorSpec(name, parsed)
+        return TensorSpec(name, parse_shape(shape, partial=True))
     return TensorSpec(name, () if isinstance(value, (str, bytes)) else np.shape(value))
 
 
-def _register(graph: Graph, variable: Variable, *, reuse: bool | None) -> None:
-    """Enter a variable into its graph, as `variable_scope` says."""
-    known = graph.variables.get(variable.name)
+def _register(graph: Graph, variable: Variable, key: tuple[str, str], *, reuse: bool | None) -> None:
+    """Enter a variable into its graph under its container and name, as `variable_scope` says."""
+    known = graph.variables.get(key)
     if known is None and reuse:
         raise GraphError(f"variable {variable.name!r} does not exist in this graph, and its scope says reuse=True")
     if known is not None and reuse is False:
@@ -358,4 +360,4 @@ def _register(graph: Graph, variable: Variable, *, reuse: bool | None) -> None:
         )
     if known is not None and (known.dtype, known.shape) != (variable.dtype, variable.shape):
         raise SpecMismatch(f"{known!r} exists, and this definition says {variable!r}")
-    graph.variables.setdefault(variable.name, variable)
+    graph.variables.setdefault(key, variable)

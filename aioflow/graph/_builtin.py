@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from aioflow.errors import GraphError
+from aioflow.errors import GraphError, SpecMismatch
 from aioflow.graph._graph import Node, Output
 from aioflow.graph._op import Op
-from aioflow.graph._scopes import current_graph
-from aioflow.specs import TensorSpec, numpy_dtype, parse_dtypes, parse_shapes
+from aioflow.graph._scopes import current_graph, node_of
+from aioflow.specs import ElementSpec, Strings, TensorSpec, parse_dtypes, parse_shape, to_columns
 
 __all__ = ["constant", "group", "identity", "placeholder"]
 
@@ -47,11 +47,12 @@ def placeholder(name: str = "placeholder", dtype: Any = None, shape: Any = None)
     """
     if dtype is None and shape is not None:
         raise GraphError(f"placeholder {name!r} has shape={shape!r} and no dtype; give both")
-    node = current_graph().add(PLACEHOLDER, (), name=name)
+    spec: TensorSpec | None = None
     if dtype is not None:
         [dtype_name] = parse_dtypes([dtype])
-        shapes = None if shape is None else parse_shapes([shape], 1, partial=True)
-        node.spec = TensorSpec(dtype_name, None if shapes is None else shapes[0])
+        spec = TensorSpec(dtype_name, None if shape is None else parse_shape(shape, partial=True))
+    node = current_graph().add(PLACEHOLDER, (), name=name)
+    node.spec = spec
     return node
 
 
@@ -59,16 +60,21 @@ def constant(value: Any, dtype: Any = None, name: str = "constant") -> Node:
     """Make a node of a value that never changes; lists of numbers become arrays, as in TensorFlow.
 
     Raises:
-        GraphError: No graph is current, or the value is a node.
-        SpecMismatch: The dtype is none.
+        GraphError: No graph is current, or the value is a node or has one in it.
+        SpecMismatch: The dtype is none, the value does not fit it, or a list is ragged.
     """
-    if isinstance(value, (Node, Output)):
-        raise GraphError(f"a constant has the same value in each step, {value!r} has not; use flow.identity for it")
+    if isinstance(value, (list, tuple)) and dtype is None:
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise SpecMismatch(f"constant {name!r}: lists become arrays, and {value!r} is ragged") from error
+    for item in value.flat if isinstance(value, np.ndarray) and value.dtype == np.object_ else (value,):
+        if isinstance(item, (Node, Output)):
+            raise GraphError(f"a constant has the same value in each step, {item!r} has not; use flow.identity for it")
     if dtype is not None:
         [dtype_name] = parse_dtypes([dtype])
-        value = np.asarray(value, dtype=None if dtype_name in {"str", "bytes"} else numpy_dtype(dtype_name))
-    elif isinstance(value, (list, tuple)):
-        value = np.asarray(value)
+        [column] = to_columns((value,), ElementSpec((TensorSpec(dtype_name, None),)), many=False)
+        value = column.decode(dtype_name)[0] if isinstance(column, Strings) else column[0]
     return current_graph().add(CONSTANT, (value,), name=name)
 
 
@@ -81,7 +87,7 @@ def group(*nodes: Node | Output, name: str = "group") -> Node:
     """Make a node without a value that has run when all of these have."""
     graph = current_graph()
     for given in nodes:
-        graph.check(given.node)
+        graph.check(node_of(given, "group"))
     made = graph.add(GROUP, (), name=name)
     made.controls = tuple(dict.fromkeys((*made.controls, *(given.node for given in nodes))))
     return made

@@ -16,7 +16,7 @@ __all__ = ["LastRun", "draw"]
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """What ran last: nodes, the device of each, and for how many seconds its kernel ran."""
+    """What ran last: nodes, the device of each, and the seconds that its kernel ran; 0 where nobody waited for it."""
 
     nodes: Sequence[Node]
     devices: Sequence[str]
@@ -47,7 +47,7 @@ def _describe(node: Node, run: tuple[str, float] | None, longest: float) -> str:
     if run is None:
         return f"label={_quote(node.name)}, tooltip={_quote(node.line)}"
     share = run[1] / longest if longest else 0.0
-    label = _quote(f"{node.name}\n{run[1] * 1e3:.3g} ms")
+    label = _quote(f"{node.name}\n{run[1] * 1e3:.3g} ms" if run[1] else node.name)
     return f'label={label}, tooltip={_quote(node.line)}, fillcolor="0.0 {share:.3f} 1.0"'
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from aioflow.errors import GraphCycle, GraphError
 from aioflow.graph._dot import draw
-from aioflow.graph._scopes import current_controls, current_device, current_name_scope, graph_scope
+from aioflow.graph._scopes import current_controls, current_device, current_name_scope, graph_scope, node_of
 from aioflow.names import DeviceName
 
 if TYPE_CHECKING:
@@ -127,6 +127,12 @@ class Node:
         return str(self.requested)
 
     @property
+    def where(self) -> str:
+        """What it is called in messages: its name, the device that it asks for, if any, and its line."""
+        asks = f" for {self.requested}" if str(self.requested) else ""
+        return f"node {self.name!r}{asks}, made at {self.line},"
+
+    @property
     def outputs(self) -> tuple[Output, ...]:
         """Its outputs, each by itself."""
         return tuple(Output(self, index) for index in range(self.op.num_outputs))
@@ -140,14 +146,14 @@ class Node:
         """Add control dependencies to a node that was made already.
 
         Raises:
-            GraphError: One is of another graph.
+            GraphError: One is no node, or of another graph.
             GraphCycle: One of them depends on this node.
         """
         for given in nodes:
-            self.graph.check(given.node)
+            self.graph.check(node_of(given, "run_after"))
             if path := _path(given.node, self):
                 names = " <- ".join(repr(node.name) for node in (*path, given.node))
-                raise GraphCycle(f"{self.name!r} cannot run after {given.node.name!r}, which depends on it: {names}")
+                raise GraphCycle(f"{self.where} cannot run after {given.node.where}, which depends on it: {names}")
         self.controls = tuple(dict.fromkeys((*self.controls, *(given.node for given in nodes))))
         self.graph.version += 1
 
@@ -157,7 +163,10 @@ class Node:
 
     def __iter__(self) -> Any:
         """Refuse to be unpacked."""
-        raise GraphError(f"{self!r} has one output; use @flow.op(num_outputs=...) for an op of several")
+        raise GraphError(
+            f"{self!r} is one node, with one output: write [node] where several nodes are expected; "
+            "an op of several outputs is made by @flow.op(num_outputs=...)"
+        )
 
     def __repr__(self) -> str:
         """Show name and op."""
@@ -170,14 +179,14 @@ class Graph:
     Attributes:
         nodes: In the order in which they were made.
         version: Changes with the graph.
-        variables: The variables that were made in it, by name.
+        variables: The variables that were made in it, by container and name.
         last_run: Its last step in this process, for `to_dot`.
     """
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.version = 0
-        self.variables: dict[str, Any] = {}
+        self.variables: dict[tuple[str, str], Any] = {}
         self.last_run: LastRun | None = None
         self._names: dict[str, int] = {}
         self._scopes: list[AbstractContextManager[None]] = []
@@ -218,6 +227,7 @@ class Graph:
         node = Node(self, op, self.unique_name(current_name_scope() + (name or op.name)), arguments, keywords)
         node.colocation = colocation
         self._place(node)
+        node.index = len(self.nodes)  # a device function may have made others
         self._control(node)
         self.nodes.append(node)
         self.version += 1

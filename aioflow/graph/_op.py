@@ -44,8 +44,12 @@ class Op:
         path: str = "",
         varies: bool = False,
     ) -> None:
-        if not 0 <= num_outputs <= OUTPUTS_MAX:
-            raise GraphError(f"num_outputs is {num_outputs}; expected 0 to {OUTPUTS_MAX}")
+        if not callable(fn):  # pyright: ignore[reportUnnecessaryComparison] - callers pass anything
+            raise GraphError(
+                f"an op is made of a function, got {fn!r}; outputs are counted by @flow.op(num_outputs=...)"
+            )
+        if not isinstance(num_outputs, int) or not 0 <= num_outputs <= OUTPUTS_MAX:  # pyright: ignore[reportUnnecessaryIsInstance] - the same
+            raise GraphError(f"num_outputs is {num_outputs!r}; expected 0 to {OUTPUTS_MAX}")
         self.fn = fn
         self.name = name or getattr(fn, "__name__", type(fn).__name__).strip("<>_") or "op"
         self.path = path or f"{fn.__module__}:{getattr(fn, '__qualname__', self.name)}"
@@ -53,7 +57,7 @@ class Op:
         self.kernels: dict[str, Callable[..., Any]] = {"CPU": fn}
         self.is_inline = is_inline
         self.varies = varies
-        self.is_coroutine = inspect.iscoroutinefunction(fn)
+        self.is_coroutine = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
         try:
@@ -70,8 +74,10 @@ class Op:
         A GPU kernel is called with CuPy arrays while the node's stream is current, on a thread of that stream.
 
         Raises:
-            GraphError: The op has one for this kind, or it is a coroutine function.
+            GraphError: The kind is no string, the op has a kernel for it, or the function is a coroutine function.
         """
+        if not isinstance(kind, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the decorator without its call
+            raise GraphError(f'a kernel is for a kind of device: write @{self.name}.kernel("gpu"); got {kind!r}')
 
         def add(fn: F) -> F:
             if kind.upper() in self.kernels:

@@ -108,6 +108,11 @@ def _no_device(node: Node, requested: DeviceName, kinds: frozenset[str], devices
         hint = "give it one with @op.kernel(...), or set allow_soft_placement=True"
     else:
         why = "there is no such device"
-        hint = "allow_soft_placement=True takes another one of the same task"
+        elsewhere = replace(requested, kind=None, index=None)
+        hint = (
+            "allow_soft_placement=True takes another one of the same task"
+            if any(map(elsewhere.allows, devices))
+            else "a node is never moved to another job or task"
+        )
     asks = str(requested) or "any device"
     return f"node {node.name!r}, made at {node.line}, asks for {asks}: {why}. There is {there_is}; {hint}"

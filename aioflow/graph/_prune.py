@@ -40,7 +40,7 @@ def prune(fetched: Iterable[Output | Node], fed: Container[Output | Node]) -> li
             continue
         if node.op is PLACEHOLDER:
             raise GraphError(
-                f"placeholder {node.name!r}, made at {node.line}, has no value in this step; "
+                f"placeholder {node.where} has no value in this step; "
                 "give one with session.run(fetches, feed={placeholder: value})"
             )
         needed[node.index] = node

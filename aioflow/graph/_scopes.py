@@ -38,6 +38,7 @@ __all__ = [
     "find_graph",
     "graph_scope",
     "name_scope",
+    "node_of",
     "variable_scope",
 ]
 
@@ -221,7 +222,7 @@ def control_dependencies(inputs: Iterable[Node | Output] | None) -> Generator[No
     if inputs is None:
         token = _controls.set(())
     else:
-        nodes = tuple(_node_of(given) for given in inputs)
+        nodes = tuple(node_of(given, "control_dependencies") for given in inputs)
         token = _controls.set((*_controls.get(), Controls(nodes)))
     try:
         yield
@@ -234,10 +235,15 @@ def current_controls() -> Sequence[Controls]:
     return _controls.get()
 
 
-def _node_of(given: Any) -> Node:
+def node_of(given: Any, taker: str) -> Node:
+    """Return the node of a node or an output.
+
+    Raises:
+        GraphError: It is neither; names who takes it.
+    """
     node: Any = getattr(given, "node", None)
     if not hasattr(node, "controls"):
-        raise GraphError(f"control_dependencies takes nodes, got {given!r}; of a queue or variable take a node of it")
+        raise GraphError(f"{taker} takes nodes, got {given!r}; of a queue or variable take a node of it")
     return node  # type: ignore[no-any-return]
 
 

@@ -79,6 +79,8 @@ class Executor:
         finally:
             graph.last_run = LastRun(plan.nodes, [self._names[device] for device in plan.devices], step.seconds)
             self._steps.discard(step)
+            values.clear()
+            step.forget_error()
             if not self._steps:
                 self._idle.set()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioflow.errors import GraphError, SpecMismatch
 from aioflow.graph import Graph, Node, Output, flatten_fetches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from aioflow.specs import TensorSpec
 
@@ -54,6 +55,8 @@ def read_request(
         return Asked(None, [], {}, rebuild)
     graph = leaves[0].node.graph
     fed = {}
+    if feed is not None and not isinstance(feed, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - anything comes
+        raise GraphError(f"feed= is a dict from nodes to their values, got {feed!r}")
     for given, value in (feed or {}).items():
         output = _fed_output(given, graph)
         fed[output] = value if output.node.spec is None else _convert(value, output.node, convert)
@@ -75,7 +78,7 @@ def _convert(value: Any, node: Node, convert: Callable[[Any, TensorSpec], Any]) 
     try:
         return convert(value, node.spec)
     except SpecMismatch as error:
-        raise SpecMismatch(f"the feed of node {node.name!r}, made at {node.line}: {error}") from error
+        raise SpecMismatch(f"the feed of {node.where} {error}") from error
 
 
 def _output(given: Node | Output) -> Node | Output:

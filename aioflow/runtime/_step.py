@@ -82,6 +82,8 @@ class Step:
                 except BaseException:
                     self._stop()
                     raise
+            if self._error is None and self._countdown.left:  # a group ends as if well when a task of it was cancelled
+                self._error = asyncio.CancelledError("a task of this step was cancelled from outside of it")
             if self._error is None:
                 await give_turn()
         except BaseException as error:
@@ -106,6 +108,10 @@ class Step:
     def abandon(self) -> None:
         """Wait no longer for kernels that run elsewhere; for a step that was ended."""
         self._all_back.set()
+
+    def forget_error(self) -> None:
+        """Let the values go with the error: its traceback holds the step."""
+        self._error = None
 
     def _stop(self) -> None:
         """Start nothing any more, and wait for what runs on streams as for what runs on threads."""
@@ -256,9 +262,7 @@ class Step:
 
     def _came_back(self, number: int, pool: ThreadPool, outcome: list[Any], seconds: float) -> None:
         pool.done()
-        self.seconds[number] = seconds
-        error, value = outcome.pop(), outcome.pop()
-        self._arrived(number, value, error)
+        self._arrived(number, error=outcome.pop(), value=outcome.pop(), seconds=seconds)
 
     def _launch(self, number: int) -> None:
         plan, work = self.plan, self.plan.streams[number]
@@ -285,17 +289,14 @@ class Step:
         began = perf_counter()
 
         def done(value: Any, error: BaseException | None) -> None:
-            self._inbox.post(self._is_done, number, value, error, perf_counter() - began)
+            self._inbox.post(self._arrived, number, value, error, perf_counter() - began)
 
         stream.when_done(launch, done, want_value=want_value)
         self._expect()
 
-    def _is_done(self, number: int, value: Any, error: BaseException | None, seconds: float) -> None:
-        self.seconds[number] = seconds
-        self._arrived(number, value, error)
-
-    def _arrived(self, number: int, value: Any, error: BaseException | None) -> None:
+    def _arrived(self, number: int, value: Any, error: BaseException | None, seconds: float) -> None:
         """Take what a thread has brought."""
+        self.seconds[number] = seconds
         if self._is_over:
             self._is_back()
             return

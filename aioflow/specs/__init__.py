@@ -6,7 +6,7 @@
 from aioflow.specs._columns import Array, Column, Index, Strings, column_row_bytes, join_columns, pad_column, take_rows
 from aioflow.specs._convert import to_columns, to_host
 from aioflow.specs._dtypes import DTYPES, STRING_DTYPES, dtype_name, numpy_dtype
-from aioflow.specs._spec import ElementSpec, Shape, TensorSpec, parse_dtypes, parse_names, parse_shapes
+from aioflow.specs._spec import ElementSpec, Shape, TensorSpec, parse_dtypes, parse_names, parse_shape, parse_shapes
 
 __all__ = [
     "DTYPES",
@@ -25,6 +25,7 @@ __all__ = [
     "pad_column",
     "parse_dtypes",
     "parse_names",
+    "parse_shape",
     "parse_shapes",
     "take_rows",
     "to_columns",

@@ -14,7 +14,7 @@ from aioflow.specs._dtypes import STRING_DTYPES, dtype_name, numpy_dtype
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ElementSpec", "Shape", "TensorSpec", "parse_dtypes", "parse_names", "parse_shapes"]
+__all__ = ["ElementSpec", "Shape", "TensorSpec", "parse_dtypes", "parse_names", "parse_shape", "parse_shapes"]
 
 Shape: TypeAlias = tuple[int | None, ...]
 
@@ -175,14 +175,19 @@ def parse_shapes(shapes: Any, count: int, *, partial: bool) -> tuple[Shape | Non
     listed = [shapes] if _is_one_shape(shapes) else list(shapes)
     if len(listed) != count:
         raise SpecMismatch(f"got {len(listed)} shapes for {count} components: {shapes!r}; give one shape each")
-    return tuple(_parse_shape(shape, partial=partial) for shape in listed)
+    return tuple(parse_shape(shape, partial=partial) for shape in listed)
 
 
 def _is_one_shape(shapes: list[Any] | tuple[Any, ...]) -> bool:
     return all(size is None or hasattr(size, "__index__") for size in shapes)
 
 
-def _parse_shape(shape: Any, *, partial: bool) -> Shape:
+def parse_shape(shape: Any, *, partial: bool) -> Shape:
+    """Return one shape; `partial` allows None dimensions.
+
+    Raises:
+        SpecMismatch: It is no shape, or not allowed here.
+    """
     if not isinstance(shape, (list, tuple)):
         raise SpecMismatch(f"{shape!r} is no shape: expected a list of sizes, such as [28, 28]")
     try:

@@ -14,11 +14,13 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aioflow as flow
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
 
 HERE = Path(__file__).parent
 WORKERS = 2

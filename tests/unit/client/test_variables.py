@@ -322,8 +322,12 @@ async def test_a_scope_names_variables_and_says_who_may_share() -> None:
         with flow.variable_scope("layer", reuse=None):
             flow.Variable(0, name="w")
             flow.Variable(0, name="b")
+        with flow.variable_scope("layer", reuse=True):
+            flow.Variable(0)  # without a name there is nothing to be found
+        with flow.container("other"), flow.variable_scope("layer"):
+            other = flow.Variable(0, name="w")
         init = flow.global_variables_initializer()
     async with flow.Session() as session:
         await session.run(init)
         await v.assign(3)
-        assert await again.read() == 3
+        assert [await again.read(), await other.read()] == [3, 0]

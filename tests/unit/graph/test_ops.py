@@ -152,6 +152,20 @@ def test_a_node_remembers_its_line() -> None:
         assert size.line == there
 
 
+def test_what_is_no_node_is_refused() -> None:
+    """Each says who takes nodes, and what came; one node where several are expected says how to write it."""
+    with flow.Graph():
+        node = add(1)
+        wrong: Any = [node]
+        wrong_text: Any = "x"
+        with pytest.raises(flow.GraphError, match=r"group takes nodes, got \[<node 'add'"):
+            flow.group(wrong)
+        with pytest.raises(flow.GraphError, match="run_after takes nodes, got 'x'"):
+            node.run_after(wrong_text)
+        with pytest.raises(flow.GraphError, match=r"write \[node\]"), flow.control_dependencies(node):
+            pytest.fail("entered")
+
+
 def test_a_node_is_no_value() -> None:
     """A node as a condition or unpacked is a mistake, and so is one with no single output as an argument."""
     with flow.Graph():
@@ -207,6 +221,11 @@ def test_cycles_are_refused() -> None:
         assert a.controls == ()
         with pytest.raises(flow.GraphCycle, match="'a' <- 'take' <- 'c'"):
             a.run_after(c)
+        with flow.device("/cpu:0"):
+            d = take(c)
+        told = f"node 'c', made at {c.line}, cannot run after node 'take_1' for /device:CPU:0, made at {d.line},"
+        with pytest.raises(flow.GraphCycle, match=re.escape(told)):
+            c.run_after(d)
         c.run_after(a, a)
         assert c.controls == (b, a)
 
@@ -228,14 +247,34 @@ def test_kernels() -> None:
         fetch.kernel("GPU")(on_gpu)
     with pytest.raises(flow.GraphError, match="no coroutine"):
         add.kernel("gpu")(fetch.fn)
-    with pytest.raises(flow.GraphError, match="num_outputs is -1"):
-        flow.op(num_outputs=-1)(on_gpu)
+    wrong: list[Any] = [-1, 1.5, None]
+    for number in wrong:
+        with pytest.raises(flow.GraphError, match=f"num_outputs is {number}"):
+            flow.op(num_outputs=number)(on_gpu)
+    with pytest.raises(flow.GraphError, match=re.escape('write @add.kernel("gpu")')):
+        add.kernel(on_gpu)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    wrong_function: Any = 2
+    with pytest.raises(flow.GraphError, match="made of a function, got 2"):
+        flow.op(wrong_function)
 
 
 def test_an_op_needs_a_function_with_a_signature() -> None:
     """What Python knows no arguments of cannot be checked when the graph is built, and is refused."""
     with pytest.raises(flow.GraphError, match=r"max.*of your own"):
         flow.op(max)
+
+
+def test_what_is_called_as_a_coroutine_function_is_one() -> None:
+    """An object may be the kernel."""
+
+    class Fetch:
+        async def __call__(self, x: Any) -> Any:
+            return x
+
+        async def method(self, x: Any) -> Any:
+            return x
+
+    assert [flow.op(kernel).is_coroutine for kernel in (Fetch(), Fetch().method, add.fn)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("value", "fits"), [((1, 2), True), ([1, 2], True), ((1,), False), (3, False), (None, False)])
@@ -252,7 +291,7 @@ def test_several_outputs(value: Any, fits: bool) -> None:
 
 def test_placeholders() -> None:
     """A placeholder knows what it may be fed with; a shape needs a dtype."""
-    with flow.Graph():
+    with flow.Graph() as graph:
         assert flow.placeholder("any").spec is None
         spec = flow.placeholder("x", "float32", (None, 3)).spec
         assert spec is not None
@@ -261,6 +300,9 @@ def test_placeholders() -> None:
             flow.placeholder("x", shape=(3,))
         with pytest.raises(flow.SpecMismatch):
             flow.placeholder("x", "float33")
+        with pytest.raises(flow.SpecMismatch, match="3 is no shape"):
+            flow.placeholder("x", "float32", 3)
+        assert [node.name for node in graph.nodes] == ["any", "x"]
 
 
 def test_constants() -> None:
@@ -269,5 +311,10 @@ def test_constants() -> None:
         assert flow.constant([1, 2], "float32").arguments[0].value.dtype == np.float32
         assert flow.constant((1, 2)).arguments[0].value.tolist() == [1, 2]
         assert flow.constant("text").arguments[0].value == "text"
-        with pytest.raises(flow.GraphError, match="identity"):
-            flow.constant(take(1))
+        assert [flow.constant(value, "str").arguments[0].value for value in ("a", b"b")] == ["a", "b"]
+        for of_nodes in (take(1), [take(1)], split(1)[0], [[1], [take(1)]]):
+            with pytest.raises(flow.GraphError, match="identity"):
+                flow.constant(of_nodes)
+        for value, dtype in ((1.5, "int32"), (300, "int8"), ("a", "int32"), ([[1], [2, 3]], None), ([1], "int33")):
+            with pytest.raises(flow.SpecMismatch):
+                flow.constant(value, dtype)

@@ -94,6 +94,22 @@ def test_device_functions_see_each_node() -> None:
     ]
 
 
+def test_a_device_function_may_make_a_node() -> None:
+    """Each of the two is a node of its own."""
+    made: list[flow.Node] = []
+
+    def function(_: flow.Node) -> str:
+        if not made:
+            with flow.device(None):
+                made.append(take("inner"))
+        return "/cpu:0"
+
+    with flow.Graph() as graph, flow.device(function):
+        outer = take("outer")
+    assert graph.nodes == [*made, outer]
+    assert [node.index for node in graph.nodes] == [0, 1]
+
+
 @pytest.mark.parametrize("answer", [None, 3, "/cpu:0/cpu:1"])
 def test_device_functions_return_names(answer: Any) -> None:
     """Anything else is refused where the node is made, and no node is."""

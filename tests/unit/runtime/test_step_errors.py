@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -22,6 +24,10 @@ pytestmark = pytest.mark.anyio
 
 TEST_S = 10.0
 CPU = "/job:localhost/task:0/device:CPU:0"
+
+
+class Thing:
+    """A value that can be watched."""
 
 
 class Stop:
@@ -431,3 +437,71 @@ async def test_a_kernel_that_does_not_end_is_left_behind(
         if CPU in thread.name:
             await anyio.to_thread.run_sync(thread.join, TEST_S)
     assert stop.ended
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_kernel_whose_task_is_cancelled_from_outside() -> None:
+    """Whichever task of the step that was: the step does not end as if the kernel had returned None."""
+
+    @flow.op
+    async def cancel_itself(_: Any) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await checkpoint()
+        return "ran on"
+
+    @flow.op
+    async def turn() -> int:
+        await checkpoint()
+        return 1
+
+    with flow.Graph():
+        kernels = [turn(), cancel_itself(1), cancel_itself(2)]
+    async with flow.Session() as session:
+        for fetches in (kernels, kernels[1], kernels[:2]):
+            step = asyncio.create_task(session.run(fetches))
+            await asyncio.wait([step])
+            assert step.cancelled()
+        assert await session.run(kernels[0]) == 1
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "thread", "inline", "cancel"])
+async def test_a_step_that_does_not_succeed_keeps_no_value(kind: str) -> None:
+    """What it had computed goes with its exception, and need not wait for a collection of cycles."""
+    made: list[weakref.ref[Thing]] = []
+
+    @flow.op
+    async def make() -> Thing:
+        thing = Thing()
+        made.append(weakref.ref(thing))
+        return thing
+
+    def fail(_: Thing) -> None:
+        raise ValueError
+
+    async def fail_too(_: Thing) -> None:
+        raise ValueError
+
+    @flow.op
+    async def wait() -> None:
+        if kind == "cancel":
+            scope.cancel()
+        await anyio.sleep_forever()
+
+    op = Op(fail_too, "fail") if kind == "coroutine" else Op(fail, "fail", is_inline=kind == "inline")
+    with flow.Graph():
+        thing = make()
+        with flow.control_dependencies([thing]):
+            fetches = [thing, make(), wait()]
+        if kind != "cancel":
+            fetches.append(op(thing))
+    gc.collect()
+    gc.disable()
+    try:
+        async with flow.Session() as session:
+            with anyio.CancelScope() as scope, suppress(flow.NodeFailed):
+                await session.run(fetches)
+            assert {ref() for ref in made} == {None}
+    finally:
+        gc.enable()

@@ -194,6 +194,7 @@ async def test_wrong_feeds_are_refused_before_anything_runs() -> None:
             ({foreign: 1, x: [1, 2]}, flow.GraphError, "'foreign'"),
             ({pair[0].node: 1, x: [1, 2]}, flow.GraphError, "2 outputs"),
             ({flow.Graph: 1}, flow.GraphError, "got the key"),
+            ([(x, [1, 2])], flow.GraphError, "feed= is a dict"),  # type: ignore[list-item]
         ]
         for feed, error, text in wrong_feeds:
             with pytest.raises(error, match=text):
