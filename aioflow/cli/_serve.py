@@ -41,7 +41,13 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--bind",
         default=BIND_DEFAULT,
         metavar="ADDRESS",
-        help="ipc:///path, tcp://127.0.0.1:port or 127.0.0.1:port; port 0 chooses one (default: %(default)s)",
+        help="ipc:///path, tcp://127.0.0.1:port or 127.0.0.1:port, with keys tcp://host:port; port 0 chooses one "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keys",
+        metavar="DIR",
+        help="let in clients whose keys this folder authorises, see `aioflow keys` (default: $AIOFLOW_KEYS, else none)",
     )
     defaults = SessionConfig()
     parser.add_argument(
@@ -63,16 +69,18 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return anyio.run(_serve, arguments.bind, SessionConfig(lost_s=arguments.lost_s, session_s=arguments.session_s))
+    config = SessionConfig(lost_s=arguments.lost_s, session_s=arguments.session_s)
+    return anyio.run(_serve, arguments.bind, config, arguments.keys)
 
 
-async def _serve(address: str, config: SessionConfig) -> int:
+async def _serve(address: str, config: SessionConfig, keys: str | None) -> int:
     _keep_freed_memory()
     _allow_descriptors()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         if address_scheme(address) == "inproc":
             raise ConnectFailed(f"{address!r} reaches no other process; serve at ipc:///path or tcp://127.0.0.1:port")
-        async with Server({"local": [address]}, config=config) as server, anyio.create_task_group() as tasks:
+        made = Server({"local": [address]}, config=config, credentials=keys)
+        async with made as server, anyio.create_task_group() as tasks:
             print(f"aioflow serves at {server.address}", flush=True)
             tasks.start_soon(_stop_at, signals, tasks.cancel_scope)
             await server.join()

@@ -24,6 +24,7 @@ from aioflow.specs import take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from aioflow.cluster._events import Event
     from aioflow.errors import AioflowError
@@ -120,7 +121,7 @@ class _Call:
 class RemoteHost:
     """The queues of a server, through one session."""
 
-    def __init__(self, address: str, config: SessionConfig) -> None:
+    def __init__(self, address: str, config: SessionConfig, credentials: Path | None = None) -> None:
         self.lost_s = config.lost_s
         self.seen: set[QueueKey] = set()
         self._address = address
@@ -128,7 +129,7 @@ class RemoteHost:
         self._peer = Peer(secret, address)
         self._secret = secret
         self._receipts: Receipts | None = None
-        self._link = Link(address, config, self._peer, secret, self._happened, self._end)
+        self._link = Link(address, config, self._peer, secret, self._happened, self._end, credentials)
         self._calls: dict[int, _Call] = {}  # those that wait
         self._delivered: dict[int, _Call] = {}  # gets whose rows are here and not all handed over
         self._info = m.Welcome(0, "", "", 0, 1)

@@ -16,6 +16,7 @@ from aioflow.cluster._codec import decode
 from aioflow.cluster._receipts import ReceiptsPage
 from aioflow.cluster._spec import ClusterSpec
 from aioflow.errors import LocalProtocolError, PlacementError, RemoteProtocolError, SessionError
+from aioflow.keys import name_credentials
 from aioflow.resources import Resources
 from aioflow.runtime import Background, SessionConfig, Timer, finish, now
 from aioflow.transport import find_transport
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aioflow.errors import LostProducer, TransportError
+    from aioflow.keys import KeyPath
     from aioflow.transport import Connection, Frame, Listener
 
 __all__ = ["Server"]
@@ -46,7 +48,7 @@ class Server:
         *,
         config: SessionConfig | None = None,
         ops: Sequence[str] = (),
-        credentials: None = None,
+        credentials: KeyPath | None = None,
     ) -> None:
         """Make a server; nothing is bound yet.
 
@@ -56,16 +58,17 @@ class Server:
             task_index: Which of its tasks it is; 0 where left out.
             config: Settings; the defaults where None.
             ops: Not available in this version.
-            credentials: Not available in this version.
+            credentials: The folder of keys that says who is let in (`aioflow keys make`); None is what the environment
+                variable AIOFLOW_KEYS names, else no keys: then anybody who reaches the address is let in, and one
+                beyond ipc and loopback is refused.
 
         Raises:
             PlacementError: The cluster has no such task, or several jobs and none was named.
-            SessionError: `ops` or `credentials` were given.
+            SessionError: `ops` were given.
         """
-        if ops or credentials is not None:
-            raise SessionError(
-                "this version of aioflow serves queues on this host only; leave ops= and credentials= out"
-            )
+        if ops:
+            raise SessionError("this version of aioflow serves queues only; leave ops= out")
+        self._credentials = name_credentials(credentials)
         spec = ClusterSpec(cluster)
         if job_name is None and len(spec.jobs) > 1:
             raise PlacementError(f"the cluster has the jobs {spec.jobs}; name this server's with job_name=")
@@ -102,7 +105,8 @@ class Server:
 
         Raises:
             AddressInUse: Another server listens there; it is not disturbed.
-            ConnectFailed: The address can never work.
+            ConnectFailed: The address can never work, or is beyond this host and there are no keys.
+            AuthenticationFailed: A file of the keys is refused.
             SessionError: The server was started before.
         """
         if self._listeners or self._stopped.is_set():
@@ -110,7 +114,7 @@ class Server:
         group = await self._background.start()
         try:
             for address in dict.fromkeys((self._bind, self._local)):
-                listener = await find_transport(address).listen(address, self._accept, group)
+                listener = await find_transport(address, self._credentials).listen(address, self._accept, group)
                 self._listeners.append(listener)
         except BaseException:
             await self.close()

@@ -28,7 +28,7 @@ def test_settings_of_a_server(
 ) -> None:
     """They are those of `SessionConfig`, with its defaults."""
 
-    def make(_: object, *, config: Any) -> None:
+    def make(_: object, *, config: Any, credentials: None) -> None:
         made.append(config)
         raise flow.AddressInUse("enough")
 
