@@ -35,7 +35,7 @@ class StartClient(Protocol):
     """
 
     def __call__(
-        self, role: str, number: int, address: str, where: dict[str, Any] | None = None, **settings: Any
+        self, role: str, number: int, address: str, where: dict[str, Any] | None = None, /, **settings: Any
     ) -> Client: ...
 
 
@@ -73,7 +73,7 @@ def start_client(run_program: Callable[..., Program]) -> Iterator[StartClient]:
     """Start clients; none outlives the test."""
     clients: list[Client] = []
 
-    def start(role: str, number: int, address: str, where: dict[str, Any] | None = None, **settings: Any) -> Client:
+    def start(role: str, number: int, address: str, where: dict[str, Any] | None = None, /, **settings: Any) -> Client:
         defaults = {"config": {}, "queue": {"capacity": 200}, "bytes": 8, "rows": 1}
         own = {"parallel": 1, "count": None, "rejoin_s": 0} if role == "producer" else {"how": "dequeue"}
         arguments = (str(FOLDER / f"{role}.py"), str(number), json.dumps({**defaults, **own, **settings}))
