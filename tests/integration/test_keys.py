@@ -136,3 +136,34 @@ async def test_a_session_whose_key_is_revoked(keys: Path) -> None:
                 await q.dequeue()
         await q.on(other).enqueue(1)
         assert await q.on(other).dequeue() == 1
+
+
+def test_a_forked_child(run_program: Callable[..., Program], keys: Path) -> None:
+    """It opens a server and a session of its own, with the same keys, and does not disturb its parent's."""
+    program = run_program(f"""
+        import asyncio, os, sys
+        import aioflow as flow
+
+        q = flow.FIFOQueue(8, ["int64"], [[]], shared_name="q")
+        keys = {str(keys)!r}
+
+        async def talk(then):
+            async with flow.Server({{"local": ["tcp://127.0.0.1:0"]}}, credentials=keys) as server:
+                async with flow.Session(server.address, credentials=keys + "/clients/loader.key"):
+                    await q.enqueue(1)
+                    then()
+                    assert await q.dequeue() == 1
+
+        def fork():
+            if os.fork() == 0:
+                asyncio.events._set_running_loop(None)
+                asyncio.run(talk(lambda: None))
+                print("the child is through", flush=True)
+                os._exit(0)
+            assert os.wait()[1] == 0
+
+        asyncio.run(talk(fork))
+        print("the parent is through", flush=True)
+    """)
+    assert program.finish() == 0, program.output
+    assert "the child is through\nthe parent is through\n" in program.output
