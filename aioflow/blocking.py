@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aioflow.cluster import Server
+    from aioflow.keys import KeyPath
     from aioflow.queues import QueueStats
     from aioflow.runtime import SessionConfig
 
@@ -58,18 +59,21 @@ class Session:
     session; `SessionError` before its opening and in a forked child; `TimeoutError`.
     """
 
-    def __init__(self, target: str | Server | None = None, *, config: SessionConfig | None = None) -> None:
+    def __init__(
+        self,
+        target: str | Server | None = None,
+        *,
+        config: SessionConfig | None = None,
+        credentials: KeyPath | None = None,
+    ) -> None:
         """Make a session; nothing is opened yet.
 
         Args:
             target: As in `aioflow.Session`, but for `inproc://`, which reaches no other event loop.
             config: Settings; the defaults where None.
-
-        Raises:
-            SessionError: The target is neither an address nor a server.
-            ConnectFailed: The target is no address.
+            credentials: As in `aioflow.Session`, whose errors it raises.
         """
-        self._session = client.Session(target, config=config)
+        self._session = client.Session(target, config=config, credentials=credentials)
         self._thread: LoopThread | None = None
         self._is_closed = False
         # Iterators that may hold something ahead; changed in the loop only. While they are here, no garbage collection

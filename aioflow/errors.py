@@ -196,7 +196,11 @@ class ConnectionLost(TransportError):
 
 
 class AuthenticationFailed(TransportError):
-    """The other side refused this side's key, or has none that is allowed."""
+    """The two sides do not know each other's keys, or a key file is refused; nothing was sent.
+
+    The message says which file, or what the other side demands, and the command that mends it. It ends a session whose
+    key was revoked. It is not `ConnectFailed`, where nobody answers, or the address is not allowed.
+    """
 
 
 class AddressInUse(TransportError):

@@ -15,13 +15,14 @@ from __future__ import annotations
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from aioflow.errors import ConnectFailed, TransportError
 from aioflow.names import address_scheme
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
+    from pathlib import Path
 
     from anyio.abc import TaskGroup
 
@@ -30,10 +31,12 @@ __all__ = [
     "Beats",
     "Connection",
     "Frame",
+    "KeyMaker",
     "Listener",
     "Receiver",
     "Transport",
     "find_transport",
+    "make_key_pair",
     "use_transport",
 ]
 
@@ -149,6 +152,7 @@ class Transport(Protocol):
 
         Raises:
             ConnectFailed: The address can never work: malformed, too long, not allowed.
+            AuthenticationFailed: The two sides do not know each other's keys, or the file of this side's is refused.
         """
         ...
 
@@ -163,6 +167,7 @@ class Transport(Protocol):
         Raises:
             AddressInUse: Another listener has the address; it is not disturbed.
             ConnectFailed: The address can never work: malformed, too long, not allowed.
+            AuthenticationFailed: A file of the keys is refused.
         """
         ...
 
@@ -188,12 +193,26 @@ class Transport(Protocol):
 
         Raises:
             ConnectFailed: The address can never work, or no thread or socket can be had.
+            AuthenticationFailed: The file of this side's key is refused.
         """
         ...
 
 
-def find_transport(address: str) -> Transport:
+@runtime_checkable
+class KeyMaker(Protocol):
+    """A transport that has keys."""
+
+    def make_key_pair(self) -> tuple[str, str]:
+        """Make a public key and its secret one, of 64 hexadecimal digits each."""
+        ...
+
+
+def find_transport(address: str, credentials: Path | None = None) -> Transport:
     """Find the transport for an address by its scheme, among the entry points of the group `aioflow.transports`.
+
+    Args:
+        address: The address, scheme included.
+        credentials: A key file or a key folder (`aioflow.keys`); an entry point is called with it.
 
     Raises:
         ConnectFailed: No installed distribution brings a transport for the scheme.
@@ -202,10 +221,22 @@ def find_transport(address: str) -> Transport:
     if (used := _used.get().get(scheme)) is not None:
         return used
     for entry_point in _ENTRY_POINTS.select(name=scheme):
-        transport: Transport = entry_point.load()()
+        transport: Transport = entry_point.load()(credentials)
         return transport
     known = ", ".join(sorted({f"{entry_point.name}://" for entry_point in _ENTRY_POINTS}))
     raise ConnectFailed(f"no transport for {address!r}: the schemes that are installed here are {known or '(none)'}")
+
+
+def make_key_pair() -> tuple[str, str]:
+    """Make a public key and its secret one for the transport of `tcp://`.
+
+    Raises:
+        ConnectFailed: No transport is installed for it, or it has no keys.
+    """
+    transport = find_transport("tcp://127.0.0.1:0")
+    if not isinstance(transport, KeyMaker):
+        raise ConnectFailed("the transport that is installed here for tcp:// has no keys")
+    return transport.make_key_pair()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import sys
 from importlib.metadata import version
 
 from aioflow.cli._devices import add_devices
+from aioflow.cli._keys import add_keys
 from aioflow.cli._serve import add_serve
 from aioflow.cli._up import add_up
 from aioflow.errors import AioflowError
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"aioflow {version('aioflow-mq')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_devices(commands)
+    add_keys(commands)
     add_serve(commands)
     add_up(commands)
     parsed = parser.parse_args(arguments)

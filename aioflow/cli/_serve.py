@@ -44,7 +44,7 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--bind",
         metavar="ADDRESS",
-        help="ipc:///path, tcp://127.0.0.1:port or 127.0.0.1:port; port 0 chooses one "
+        help="ipc:///path, tcp://127.0.0.1:port or 127.0.0.1:port, with keys tcp://host:port; port 0 chooses one "
         f"(default: {BIND_DEFAULT}, or what the cluster has)",
     )
     parser.add_argument(
@@ -62,6 +62,11 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default=[],
         metavar="MODULE",
         help="a module whose ops graphs may name; may be repeated",
+    )
+    parser.add_argument(
+        "--keys",
+        metavar="DIR",
+        help="let in clients whose keys this folder authorises, see `aioflow keys` (default: $AIOFLOW_KEYS, else none)",
     )
     defaults = SessionConfig()
     parser.add_argument(
@@ -87,7 +92,8 @@ def _run(arguments: argparse.Namespace) -> int:
     ops = {"ops": arguments.ops} if arguments.ops else {}
     if ops and (folder := str(Path.cwd())) not in sys.path:  # the command's own folder is there instead
         sys.path.insert(0, folder)
-    return anyio.run(_serve, partial(Server, cluster, arguments.job, arguments.task, config=config, **ops))
+    task = (cluster, arguments.job, arguments.task)
+    return anyio.run(_serve, partial(Server, *task, config=config, credentials=arguments.keys, **ops))
 
 
 def _read(arguments: argparse.Namespace) -> tuple[ClusterSpec, SessionConfig]:

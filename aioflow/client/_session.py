@@ -16,6 +16,7 @@ from aioflow.cluster import ClusterHost, Server
 from aioflow.devices import DeviceInfo, open_devices
 from aioflow.errors import GraphError, NoSession, SessionClosed, SessionError
 from aioflow.graph import Graph
+from aioflow.keys import name_credentials
 from aioflow.names import normalise_address
 from aioflow.runtime import (
     EmbeddedHost,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
+    from aioflow.keys import KeyPath
     from aioflow.runtime import CurrentSession, Hosts
 
 __all__ = ["Session", "current_session"]
@@ -59,7 +61,7 @@ class Session:
         *,
         graph: Graph | None = None,
         config: SessionConfig | None = None,
-        credentials: None = None,
+        credentials: KeyPath | None = None,
     ) -> None:
         """Make a session; nothing is opened yet.
 
@@ -69,22 +71,22 @@ class Session:
                 AIOFLOW_TARGET names, else embedded.
             graph: What `run` takes its fetches from; None for any graph.
             config: Settings; the defaults where None.
-            credentials: Not available in this version.
+            credentials: This client's key file, as `aioflow keys make` writes it, or a folder of keys, for its servers'
+                own; None is what the environment variable AIOFLOW_KEYS names, else no key. Read at each connecting.
 
         Raises:
             GraphError: `graph` is none.
-            SessionError: Credentials were given, or the target is neither an address nor a server.
+            SessionError: The target is neither an address nor a server.
             ConnectFailed: The target is no address.
         """
         if graph is not None and not isinstance(graph, Graph):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
             raise GraphError(f"graph= takes a flow.Graph, got {graph!r}")
-        if credentials is not None:
-            raise SessionError("this version of aioflow serves this host only and takes no credentials; leave them out")
         if target is None:
             target = os.environ.get(TARGET_VARIABLE, "")
         if not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
             raise SessionError(f"a session's target is an address or a Server, got {target!r}")
         self._target = normalise_address(target) if isinstance(target, str) and target else target or None
+        self._credentials = name_credentials(credentials)
         self._graph = graph
         self._config = config or SessionConfig()
         self._executor: Executor | None = None
@@ -106,6 +108,7 @@ class Session:
 
         Raises:
             ConnectFailed: No server answered in time.
+            AuthenticationFailed: The server and this client do not know each other's keys, or the key file is refused.
             SessionError: The session is open, or was closed: make a new one.
         """
         if self._host is not None or self._closed:
@@ -115,7 +118,7 @@ class Session:
             host = EmbeddedHost(self._config)
         else:
             address = self._target.local_address if isinstance(self._target, Server) else self._target
-            host = self._cluster = ClusterHost(address, self._config)
+            host = self._cluster = ClusterHost(address, self._config, self._credentials)
         await host.open()
         self._home = (os.getpid(), _event_loop())
         self._host = host
@@ -211,7 +214,12 @@ class Session:
             current.reset(token)
 
     @staticmethod
-    async def reset(target: str | Server, containers: Sequence[str] | None = None) -> None:
+    async def reset(
+        target: str | Server,
+        containers: Sequence[str] | None = None,
+        *,
+        credentials: KeyPath | None = None,
+    ) -> None:
         """Empty containers of all tasks of a cluster: variables go, queues are deleted (what waits gets `NotFound`).
 
         Other containers stay. Every session that was opened on that server ends, as in TensorFlow: its next call is
@@ -220,16 +228,18 @@ class Session:
         Args:
             target: The server.
             containers: Their names; None or none of them is the default container alone (as in TensorFlow).
+            credentials: As of a session.
 
         Raises:
             ConnectFailed: No server answered in time.
+            AuthenticationFailed: As by `open`.
             SessionError: The target is neither an address nor a server: what an embedded session holds goes with it.
         """
         if not target or not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
             raise SessionError(f"reset needs the address of a server, or a Server; got {target!r}")
         if isinstance(containers, str):
             raise SessionError(f"containers is a list of names; got {containers!r}")
-        async with Session(target) as session:
+        async with Session(target, credentials=credentials) as session:
             assert session._cluster is not None
             await complete_put(session._cluster.master.reset(list(containers or [""]), whole=True))
 

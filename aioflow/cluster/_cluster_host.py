@@ -20,6 +20,7 @@ from aioflow.runtime import finish, no_task_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from aioflow.graph import Graph, Node, Output
     from aioflow.names import DeviceName
@@ -35,13 +36,15 @@ class ClusterHost:
     Args:
         address: Of the server that the session is opened on.
         config: The session's settings.
+        credentials: With which key to connect; None for none.
 
     Attributes:
         master: That server.
     """
 
-    def __init__(self, address: str, config: SessionConfig) -> None:
-        self.master = RemoteHost(address, config)
+    def __init__(self, address: str, config: SessionConfig, credentials: Path | None = None) -> None:
+        self.master = RemoteHost(address, config, credentials)
+        self._credentials = credentials
         self._config = config
         self._others: dict[Task, RemoteHost] = {}
         self._opening = anyio.Lock()
@@ -125,7 +128,7 @@ class ClusterHost:
         if ended is not None:
             await ended.close()
         [address] = [address for job, index, address in self.master.welcome.tasks if (job, index) == task]
-        host = RemoteHost(address, self._config, self.master.secret, is_target=False)
+        host = RemoteHost(address, self._config, self._credentials, self.master.secret, is_target=False)
         try:
             await host.open()
         except ConnectFailed as error:

@@ -12,12 +12,20 @@ import anyio
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode, encode
 from aioflow.cluster._events import Ended, Parted, Welcomed
-from aioflow.errors import AioflowError, ConnectFailed, ConnectionLost, RemoteProtocolError, TransportError
+from aioflow.errors import (
+    AioflowError,
+    AuthenticationFailed,
+    ConnectFailed,
+    ConnectionLost,
+    RemoteProtocolError,
+    TransportError,
+)
 from aioflow.runtime import Background, Waiter, event_loop_clock, finish, now
 from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     from aioflow.cluster._events import Event
     from aioflow.cluster._peer import Peer
@@ -50,6 +58,7 @@ class Link:
         on_end: Told why the session is over, unless it was closed.
         secret: The session's secret, for its beats.
         on_unreachable: Told once in each outage, when it has lasted for `lost_s`, and why.
+        credentials: With which key to connect; None for none.
 
     Attributes:
         clock: That of the event loop.
@@ -65,6 +74,7 @@ class Link:
         on_event: Callable[[Event], None],
         on_end: Callable[[AioflowError], None],
         on_unreachable: Callable[[str], None],
+        credentials: Path | None = None,
     ) -> None:
         self.unreachable = ""
         self._on_unreachable = on_unreachable
@@ -75,6 +85,7 @@ class Link:
         self._secret = secret
         self._on_event = on_event
         self._on_end = on_end
+        self._credentials = credentials
         self._background = Background(self._failed)
         self._connection: Connection | None = None
         self._numbers = 0  # of connections: what an earlier one still says is not heard
@@ -164,7 +175,7 @@ class Link:
         """Connect and wait for the welcome; the caller bounds the wait."""
         self._welcome = Waiter()
         self._numbers += 1
-        transport = find_transport(self._address)
+        transport = find_transport(self._address, self._credentials)
         receiver = _Receiver(self, self._numbers)
         self._connection = await transport.connect(self._address, receiver, self._background.group)
         if self._beats is None:
@@ -214,6 +225,9 @@ class Link:
             with anyio.move_on_after(min(ATTEMPT_S, left_s)):
                 try:
                     await self._connect()
+                except AuthenticationFailed as error:  # the key was revoked, or the server has new ones
+                    self.end(error)
+                    return
                 except TransportError as error:
                     self._reason = str(error)
                 else:

@@ -12,6 +12,7 @@ from aioflow.errors import ConnectFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from aioflow.graph import Task
     from aioflow.runtime import SessionConfig
@@ -26,9 +27,11 @@ class Neighbours:
     Args:
         addresses: Of each task.
         config: Their settings.
+        credentials: With which keys to connect; None for none.
     """
 
-    def __init__(self, addresses: dict[Task, str], config: SessionConfig) -> None:
+    def __init__(self, addresses: dict[Task, str], config: SessionConfig, credentials: Path | None) -> None:
+        self._credentials = credentials
         self._addresses = addresses
         self._config = config
         self._hosts: dict[Task, RemoteHost] = {}
@@ -77,7 +80,7 @@ class Neighbours:
     async def _open(self, task: Task, ended: RemoteHost | None) -> RemoteHost:
         if ended is not None:
             await ended.close()
-        host = RemoteHost(self._addresses[task], self._config, is_target=False)
+        host = RemoteHost(self._addresses[task], self._config, self._credentials, is_target=False)
         try:
             await host.open()
         except ConnectFailed as error:

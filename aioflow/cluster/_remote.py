@@ -24,6 +24,7 @@ from aioflow.runtime import Withdrawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from aioflow.cluster._events import Event
     from aioflow.errors import AioflowError
@@ -51,6 +52,7 @@ class RemoteHost:
     Args:
         address: Of the server.
         config: The session's settings.
+        credentials: With which key to connect; None for none.
         secret: The session's secret; one of its own where empty.
         is_target: Whether the session is opened on this server, and not merely reaches its resources.
 
@@ -59,7 +61,15 @@ class RemoteHost:
         welcome: What the server has said of itself, last.
     """
 
-    def __init__(self, address: str, config: SessionConfig, secret: str = "", *, is_target: bool = True) -> None:
+    def __init__(
+        self,
+        address: str,
+        config: SessionConfig,
+        credentials: Path | None = None,
+        secret: str = "",
+        *,
+        is_target: bool = True,
+    ) -> None:
         self.lost_s = config.lost_s
         self.seen: set[QueueKey] = set()
         self.secret = secret = secret or secrets.token_hex(16)
@@ -67,7 +77,8 @@ class RemoteHost:
         self._address = address
         self._peer = Peer(secret, address, is_target=is_target)
         self._receipts: Receipts | None = None
-        self._link = Link(address, config, self._peer, secret, self._happened, self._end, self._unreachable)
+        told = (self._happened, self._end, self._unreachable)
+        self._link = Link(address, config, self._peer, secret, *told, credentials)
         self._calls: dict[int, RemoteCall] = {}  # those that wait
         self._delivered: dict[int, RemoteCall] = {}  # gets whose rows are here and not all handed over
         self._error: AioflowError | None = None

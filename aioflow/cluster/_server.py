@@ -18,6 +18,7 @@ from aioflow.cluster._receipts import ReceiptsPage
 from aioflow.cluster._service import StepService
 from aioflow.cluster._spec import ClusterSpec
 from aioflow.errors import LocalProtocolError, PlacementError, RemoteProtocolError, SessionError
+from aioflow.keys import name_credentials
 from aioflow.resources import Resources
 from aioflow.runtime import Background, SessionConfig, Timer, finish, now
 from aioflow.transport import find_transport
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aioflow.errors import LostProducer, TransportError
+    from aioflow.keys import KeyPath
     from aioflow.transport import Connection, Frame, Listener
 
 __all__ = ["Server"]
@@ -48,7 +50,7 @@ class Server:
         *,
         config: SessionConfig | None = None,
         ops: Sequence[str] = (),
-        credentials: None = None,
+        credentials: KeyPath | None = None,
     ) -> None:
         """Make a server; nothing is bound yet.
 
@@ -58,15 +60,15 @@ class Server:
             task_index: Which of its tasks it is; 0 where left out.
             config: Settings; the defaults where None.
             ops: Modules whose ops graphs may name; they are imported now, and no others ever.
-            credentials: Not available in this version.
+            credentials: The folder of keys that says who is let in (`aioflow keys make`); None is what the environment
+                variable AIOFLOW_KEYS names, else no keys: then anybody who reaches the address is let in, and one
+                beyond ipc and loopback is refused.
 
         Raises:
             PlacementError: The cluster has no such task, or several jobs and none was named.
             UnknownOp: A module of `ops` cannot be imported.
-            SessionError: `credentials` were given.
         """
-        if credentials is not None:
-            raise SessionError("this version of aioflow serves this host only; leave credentials= out")
+        self._credentials = name_credentials(credentials)
         spec = ClusterSpec(cluster)
         if job_name is None and len(spec.jobs) != 1:
             raise PlacementError(f"the cluster has the jobs {spec.jobs}; name this server's with job_name=")
@@ -79,7 +81,9 @@ class Server:
         session_s = self._config.session_s
         resources = Resources(np.random.default_rng, session_s=session_s, bytes_required=True, on_lost=_log_loss)
         self._broker = Broker(resources, info, self._config.lost_s, session_s, _make_page)
-        self._service = StepService(info, self._config, OpLibrary(ops), self._broker, resources, self._send)
+        self._service = StepService(
+            info, self._config, self._credentials, OpLibrary(ops), self._broker, resources, self._send
+        )
         self._connections: dict[PeerId, Connection] = {}
         self._peers = itertools.count(1)
         self._listeners: list[Listener] = []
@@ -105,7 +109,8 @@ class Server:
 
         Raises:
             AddressInUse: Another server listens there; it is not disturbed.
-            ConnectFailed: The address can never work.
+            ConnectFailed: The address can never work, or is beyond this host and there are no keys.
+            AuthenticationFailed: A file of the keys is refused.
             SessionError: The server was started before.
         """
         if self._listeners or self._stopped.is_set():
@@ -113,7 +118,7 @@ class Server:
         group = await self._background.start()
         try:
             for address in dict.fromkeys((self._bind, self._local)):
-                listener = await find_transport(address).listen(address, self._accept, group)
+                listener = await find_transport(address, self._credentials).listen(address, self._accept, group)
                 self._listeners.append(listener)
         except BaseException:
             await self.close()

@@ -27,6 +27,7 @@ from aioflow.runtime import complete_put, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from anyio.abc import TaskGroup
 
@@ -46,6 +47,7 @@ class StepService:
     Args:
         info: Which task it is of which cluster.
         config: The server's settings.
+        credentials: With which keys to connect to the other tasks; None for none.
         library: The ops that it may run.
         broker: Whose requests are served.
         resources: Those of the broker.
@@ -56,6 +58,7 @@ class StepService:
         self,
         info: TaskInfo,
         config: SessionConfig,
+        credentials: Path | None,
         library: OpLibrary,
         broker: Broker,
         resources: Resources,
@@ -66,7 +69,7 @@ class StepService:
         self._broker = broker
         self._send = send
         self._tasks = [task for task in addresses if task != here]
-        self._neighbours = Neighbours(addresses, config)
+        self._neighbours = Neighbours(addresses, config, credentials)
         self._worker = Worker(
             here, len(addresses), config, library, resources, _Dispatch(broker, send), self._neighbours.deliver
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aioflow.keys import make_keys
 from aioflow.testing._transport_suite import TRANSPORT_CHECKS, Check
 from aioflow.transport import Transport
 from aioflow_inproc import InprocTransport
@@ -49,11 +50,26 @@ def _small_queues() -> Transport:
     return ZmqTransport(messages_max=4)
 
 
+_keys: list[Path] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _make_keys(tmp_path_factory: pytest.TempPathFactory) -> None:
+    _keys[:] = [tmp_path_factory.mktemp("keys")]
+    make_keys(_keys[0])
+
+
+def _with_keys() -> Transport:
+    return ZmqTransport(_keys[0], messages_max=4)
+
+
 CASES = [
     pytest.param(InprocTransport, "inproc", id="inproc"),
     pytest.param(_small_queues, "ipc", id="ipc"),
     pytest.param(_small_queues, "tcp", id="tcp"),
     pytest.param(ZmqTransport, "ipc", id="ipc-default"),
+    pytest.param(_with_keys, "ipc", id="ipc-keys"),
+    pytest.param(_with_keys, "tcp", id="tcp-keys"),
 ]
 
 

@@ -80,17 +80,24 @@ def new_address(folder: Path) -> Callable[[], str]:
 
 @pytest.fixture
 def run_program() -> Iterator[Callable[..., Program]]:
-    """Start a program: a source text, or arguments of `python`; AIOFLOW_TARGET is set where a target is given."""
+    """Start a program: a source text, or arguments of `python`.
+
+    AIOFLOW_TARGET and AIOFLOW_KEYS are set where a target and keys are given; a namespace is that of a network.
+    """
     programs: list[Program] = []
 
-    def run(*arguments: str, target: str | None = None) -> Program:
+    def run(
+        *arguments: str, target: str | None = None, keys: Path | None = None, namespace: str | None = None
+    ) -> Program:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIOFLOW_")}
         if target is not None:
             environment["AIOFLOW_TARGET"] = target
+        if keys is not None:
+            environment["AIOFLOW_KEYS"] = str(keys)
         if len(arguments) == 1:
             arguments = ("-c", textwrap.dedent(arguments[0]))
         process = subprocess.Popen(
-            [sys.executable, "-u", *arguments],
+            [*(["ip", "netns", "exec", namespace] if namespace else []), sys.executable, "-u", *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

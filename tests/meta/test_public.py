@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 SNAPSHOT = Path(__file__).with_name("public_names.txt")
-MODULES = ["aioflow", "aioflow.blocking", "aioflow.devices", "aioflow.errors", "aioflow.testing", "aioflow.transport"]
+MODULES = [
+    "aioflow",
+    "aioflow.blocking",
+    "aioflow.devices",
+    "aioflow.errors",
+    "aioflow.keys",
+    "aioflow.testing",
+    "aioflow.transport",
+]
 
 # Other programs' imports that `import aioflow` must not pay for.
 HEAVY = ["cupy", "hypothesis", "jax", "ml_dtypes", "pytest", "torch", "trio", "uvloop", "zmq"]

@@ -31,7 +31,7 @@ def test_settings_of_a_server(
 ) -> None:
     """They are those of `SessionConfig`, with its defaults."""
 
-    def make(_: object, job: None, task: None, *, config: Any) -> None:
+    def make(_: object, job: None, task: None, *, config: Any, credentials: None) -> None:
         made.append(config)
         raise flow.AddressInUse("enough")
 

@@ -13,6 +13,7 @@ from aioflow_inproc._end import End
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anyio.abc import TaskGroup
 
@@ -91,7 +92,10 @@ class InprocListener:
 
 
 class InprocTransport:
-    """The transport of `inproc://`: both ends in one process and one event loop."""
+    """The transport of `inproc://`: both ends in one process and one event loop, which needs no credentials."""
+
+    def __init__(self, credentials: Path | None = None) -> None:
+        pass
 
     async def connect(self, address: str, receiver: Receiver, task_group: TaskGroup) -> Connection:
         """Connect to a listener of this event loop, waiting for one to appear.

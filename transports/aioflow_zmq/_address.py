@@ -5,7 +5,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 from dataclasses import dataclass
+
+import anyio
 
 from aioflow.errors import ConnectFailed
 from aioflow_zmq._limits import IPC_PATH_BYTES_MAX
@@ -37,7 +40,7 @@ class IpcAddress:
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
-    """A host of the loopback interface and a port; port 0 lets the system choose."""
+    """A host and a port; port 0 lets the system choose. Without keys the host is of the loopback interface."""
 
     host: str
     port: int
@@ -54,8 +57,12 @@ class TcpAddress:
         return f"tcp://{host}:{self.port or '*'}"
 
 
-def parse_address(address: str) -> IpcAddress | TcpAddress:
+def parse_address(address: str, *, has_keys: bool = False) -> IpcAddress | TcpAddress:
     """Parse and check an address.
+
+    Args:
+        address: The address.
+        has_keys: Whether both sides prove who they are; without, an address of the loopback interface is allowed only.
 
     Raises:
         ConnectFailed: It is malformed, too long, or not allowed.
@@ -64,7 +71,7 @@ def parse_address(address: str) -> IpcAddress | TcpAddress:
     if found and scheme == "ipc":
         return _ipc(address, rest)
     if found and scheme == "tcp":
-        return _tcp(address, rest)
+        return _tcp(address, rest, has_keys=has_keys)
     raise ConnectFailed(f"{address!r} is no address of this transport: expected ipc:///path or tcp://127.0.0.1:port")
 
 
@@ -85,20 +92,45 @@ def _ipc(address: str, path: str) -> IpcAddress:
     return IpcAddress(path)
 
 
-def _tcp(address: str, rest: str) -> TcpAddress:
+async def look_up(address: str, target: IpcAddress | TcpAddress) -> IpcAddress | TcpAddress:
+    """Return a target whose host is a number, asking the system's resolver for one that is a name.
+
+    libzmq would ask in its own thread, and everything else would stand still meanwhile.
+
+    Raises:
+        ConnectFailed: The resolver knows no such host.
+    """
+    if isinstance(target, IpcAddress) or _is_number(target.host):
+        return target
+    try:
+        found = await anyio.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectFailed(f"the host of {address!r} is not known: {error}; check the name") from error
+    return TcpAddress(str(found[0][4][0]), target.port)
+
+
+def _tcp(address: str, rest: str, *, has_keys: bool) -> TcpAddress:
     match = _HOST_PORT.fullmatch(rest)
     if match is None or (match["port"] != "*" and int(match["port"]) > _PORT_MAX):
         raise ConnectFailed(f"{address!r} is malformed: expected tcp://host:port, such as tcp://127.0.0.1:5555")
     host = match["v6"] or match["host"]
-    # Not looked up: a resolver may wait, and may answer anything.
-    host = "127.0.0.1" if host == "localhost" else host
-    if not _is_loopback(host):
+    host = {"localhost": "127.0.0.1", "*": "0.0.0.0"}.get(host, host)  # noqa: S104 - with keys only
+    # A name is not looked up: without keys a resolver's answer decides who is trusted.
+    if not has_keys and not _is_loopback(host):
         raise ConnectFailed(
-            f"{address!r} is not on the loopback interface, and there is no authentication yet: whoever reaches the "
-            "port could read and write the queues. Use tcp://127.0.0.1:port or ipc:///path; to reach another host, "
-            "tunnel with ssh -L port:127.0.0.1:port host"
+            f"{address!r} is not on the loopback interface, and without keys whoever reaches the port could read and "
+            "write the queues. Make keys: aioflow keys make ./keys CLIENT; serve with: "
+            f"aioflow serve --bind {address} --keys ./keys; and give the client credentials='./keys/clients/CLIENT.key'"
         )
     return TcpAddress(host, 0 if match["port"] == "*" else int(match["port"]))
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

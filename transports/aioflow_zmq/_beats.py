@@ -21,6 +21,7 @@ import zmq
 from aioflow.errors import ConnectFailed
 from aioflow_zmq._forks import close_in_children, current_generation, keep_in_children
 from aioflow_zmq._frames import BYE, read, word_of, write
+from aioflow_zmq._keys import set_client_keys
 from aioflow_zmq._limits import (
     BEAT_BYTES_MAX,
     BEATS_UNANSWERED_MAX,
@@ -34,6 +35,7 @@ from aioflow_zmq._socket import OwnedSocket
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioflow.keys import Credentials
     from aioflow.transport import Frame
     from aioflow_zmq._address import IpcAddress, TcpAddress
     from aioflow_zmq._socket import Event
@@ -77,8 +79,9 @@ class ZmqBeats:
         make: Callable[[int], list[Frame]],
         read_answer: Callable[[list[Frame]], int],
         every_s: float,
+        keys: Credentials | None,
     ) -> ZmqBeats:
-        """Make the sockets and start the thread.
+        """Make the sockets and start the thread; with keys, those of the session's connection.
 
         Raises:
             ConnectFailed: The process has as many sockets, descriptors or threads as it may.
@@ -86,6 +89,7 @@ class ZmqBeats:
         owned = await OwnedSocket.open(zmq.DEALER, _EVENTS, 1)
         try:
             owned.raw.setsockopt(zmq.IPV6, int(target.ipv6))
+            set_client_keys(owned.raw, keys)
             owned.raw.setsockopt(zmq.IMMEDIATE, 1)  # nothing waits for a server that is not there
             owned.raw.setsockopt(zmq.MAXMSGSIZE, BEAT_BYTES_MAX)
             owned.raw.setsockopt(zmq.RECONNECT_IVL, int(RECONNECT_FIRST_S * 1000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -14,7 +15,10 @@ from aioflow_zmq._address import IpcAddress
 from aioflow_zmq._end import End
 from aioflow_zmq._forks import close_in_children, keep_in_children
 from aioflow_zmq._frames import BYE, BYE_SEEN, read
+from aioflow_zmq._greeting import ask_mechanism
+from aioflow_zmq._keys import set_client_keys
 from aioflow_zmq._limits import (
+    BROKEN_OFF_MAX,
     CONNECT_AGAIN_FIRST_S,
     CONNECT_AGAIN_MAX_S,
     MESSAGES_PER_TURN,
@@ -25,6 +29,7 @@ from aioflow_zmq._pump import Pump
 from aioflow_zmq._socket import OwnedSocket, pending
 
 if TYPE_CHECKING:
+    from aioflow.keys import Credentials
     from aioflow.transport import Receiver
     from aioflow_zmq._address import TcpAddress
     from aioflow_zmq._socket import Event
@@ -34,8 +39,12 @@ _EVENTS = (
     | zmq.EVENT_CONNECT_RETRIED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_DISCONNECTED
 )
+# The other side closed the connection; any other reason, such as a time-out, is nobody's decision.
+_BREAKS = {errno.EPIPE, errno.ECONNRESET}
 
 
 class ClientConnection(End):
@@ -45,10 +54,18 @@ class ClientConnection(End):
     are closed and stay so.
     """
 
-    def __init__(self, address: str, target: IpcAddress | TcpAddress, receiver: Receiver, socket: OwnedSocket) -> None:
+    def __init__(
+        self,
+        address: str,
+        target: IpcAddress | TcpAddress,
+        receiver: Receiver,
+        socket: OwnedSocket,
+        keys: Credentials | None,
+    ) -> None:
         super().__init__(f"the server at {address}", socket, None, is_local=isinstance(target, IpcAddress))
         self._address = address
         self._target = target
+        self._keys = keys
         self._receiver = receiver
         self._pump = Pump(self._socket.raw, self._turn)
         self._monitor_pump = Pump(self._socket.monitor, self._monitor_turn)
@@ -58,20 +75,26 @@ class ClientConnection(End):
 
     @classmethod
     async def open(
-        cls, address: str, target: IpcAddress | TcpAddress, receiver: Receiver, messages_max: int
+        cls,
+        address: str,
+        target: IpcAddress | TcpAddress,
+        receiver: Receiver,
+        messages_max: int,
+        keys: Credentials | None,
     ) -> ClientConnection:
         """Make the sockets; libzmq holds up to `messages_max` messages in each direction."""
-        return cls(address, target, receiver, await OwnedSocket.open(zmq.DEALER, _EVENTS, messages_max))
+        return cls(address, target, receiver, await OwnedSocket.open(zmq.DEALER, _EVENTS, messages_max), keys)
 
     async def connect(self) -> None:
         """Connect, trying again until a listener answers; a failure or a cancel closes the sockets.
 
         Raises:
             ConnectFailed: What listens there is no server of this transport.
-            AuthenticationFailed: The server refuses this side.
+            AuthenticationFailed: The server refuses this side's key, demands one, or has none, or not the one expected.
         """
         try:
             self._socket.raw.setsockopt(zmq.IPV6, int(self._target.ipv6))
+            set_client_keys(self._socket.raw, self._keys)
             await self._handshake(self._target.endpoint)
         except BaseException:
             await self._close_sockets()
@@ -96,7 +119,7 @@ class ClientConnection(End):
     async def _handshake(self, endpoint: str) -> None:
         """Try until the handshake has succeeded."""
         again_s = CONNECT_AGAIN_FIRST_S
-        refusals = 0
+        refusals = broken_off = 0
         while True:
             self._connect(endpoint)
             ended_by = await self._attempt()
@@ -105,28 +128,71 @@ class ClientConnection(End):
             refusals = refusals + 1 if ended_by == zmq.EVENT_DISCONNECTED else 0
             if refusals == REFUSALS_MAX:
                 raise ConnectFailed(f"what listens at {self._address} is no aioflow server: check the address")
+            broken_off = broken_off + 1 if ended_by == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL else 0
+            if broken_off >= BROKEN_OFF_MAX:  # as a server does that is just ending, and a proxy without one behind it
+                self._check_mechanism(await ask_mechanism(self._target))
             await anyio.sleep(again_s)
             again_s = min(2 * again_s, CONNECT_AGAIN_MAX_S)
             with suppress(zmq.ZMQError):  # libzmq has given the attempt up by itself
                 self._socket.raw.disconnect(endpoint)
 
     async def _attempt(self) -> int:
-        """Return how an attempt ended: the handshake succeeded, libzmq would try again, or it would not."""
+        """Return how an attempt ended.
+
+        The handshake succeeded, libzmq would try again, the other side broke it off, or libzmq would not try again.
+        """
         refused_s = math.inf
+        ended_by: int = zmq.EVENT_CONNECT_RETRIED
         while True:
             with anyio.move_on_after(refused_s):
                 event = await self._socket.wait_event()
                 self._note(event)
-                if event.kind in {zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_CONNECT_RETRIED}:
+                if event.kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     return event.kind
-                if event.kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                    raise AuthenticationFailed(f"the server at {self._address} refused the connection")
+                if event.kind == zmq.EVENT_CONNECT_RETRIED:
+                    return ended_by
+                if event.kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and event.value in _BREAKS:
+                    ended_by = event.kind
+                self._check_refusal(event)
                 if event.kind == zmq.EVENT_DISCONNECTED:
                     # After a mere loss, such as of a server that is just ending, a CONNECT_RETRIED follows at once. If
                     # the other side broke the protocol, nothing does.
                     refused_s = REFUSED_S
                 continue
             return zmq.EVENT_DISCONNECTED
+
+    def _check_refusal(self, event: Event) -> None:
+        """Refuse to try again after a handshake that will never succeed."""
+        if event.kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            key = f"the key {self._keys.path} of {self._keys.name!r}" if self._keys is not None else "the connection"
+            name = self._keys.name if self._keys is not None else "CLIENT"
+            raise AuthenticationFailed(
+                f"the server at {self._address} refused {key}: it was revoked, or made for another server; let it in, "
+                f"on the server's host: aioflow keys authorise FOLDER {name}"
+            )
+        if (event.kind, event.value) == (
+            zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+            zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH,
+        ):
+            self._check_mechanism("NULL" if self._keys is not None else "CURVE")
+
+    def _check_mechanism(self, mechanism: str) -> None:
+        """Compare what the server demands with what this side has."""
+        if mechanism == "CURVE" and self._keys is None:
+            raise AuthenticationFailed(
+                f"the server at {self._address} demands a key, and this client has none: give it credentials=, or name "
+                "its key file in AIOFLOW_KEYS; to make one, on the server's host: aioflow keys make FOLDER CLIENT"
+            )
+        if mechanism == "CURVE" and self._keys is not None:
+            raise AuthenticationFailed(
+                f"the server at {self._address} is not the one that {self._keys.path} was made for, or has new keys: "
+                "copy the client's key anew from the key folder of that server"
+            )
+        if mechanism == "NULL" and self._keys is not None:
+            raise AuthenticationFailed(
+                f"the server at {self._address} has no keys, so {self._keys.path} cannot prove who it is: serve with "
+                f"aioflow serve --bind {self._address} --keys FOLDER, or leave credentials and AIOFLOW_KEYS out"
+            )
 
     def _connect(self, endpoint: str) -> None:
         try:

@@ -1,4 +1,6 @@
-"""The process's one `zmq.Context` of this package: made with the first socket, ended with the last.
+"""The process's `zmq.Context` of this package: made with the first socket, ended with the last.
+
+A server with keys has one of its own besides, as whom libzmq asks about a key has one name in a context (`_gate.py`).
 
 Our own rather than `zmq.Context.instance()`: ending it closes no foreign socket, and no thread or descriptor is left.
 """
@@ -24,60 +26,87 @@ Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
 
 
-@dataclass(slots=True)
-class _Shared:
+@dataclass(slots=True, eq=False)
+class Shared:
+    """A context and how many use it.
+
+    Attributes:
+        context: The context.
+        generation: The process in which it was made (`_forks.py`).
+        users: What it is ended without.
+    """
+
     context: Context
     generation: int
-    collector_is_ours: bool
     users: int = 0
 
 
 _lock = threading.Lock()
-_shared: _Shared | None = None
+_alive: list[Shared] = []
+_common: Shared | None = None
+_collector_is_ours = False
 
 
-def acquire_context() -> Context:
-    """Return the context, for one more user."""
-    global _shared  # noqa: PLW0603 - one context per process
+def own_context() -> Shared:
+    """Make a context beside the common one; what `inproc://` names there is apart."""
     with _lock:
-        if _shared is None or _shared.generation != current_generation():
-            # A parent's context is left alone: its threads are not in this process.
-            context: Context = zmq.Context()
-            context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
-            _shared = _Shared(context, current_generation(), not garbage.gc.is_alive())
-        _shared.users += 1
-        return _shared.context
+        return _make()
 
 
-async def release_context(context: Context, *, sockets_are_gone: bool) -> None:
-    """Give the context back; the last user ends it.
+def acquire_context(shared: Shared | None = None) -> Shared:
+    """Return a context for one more user; the common one where none is given."""
+    global _common  # noqa: PLW0603 - one context per process
+    with _lock:
+        if shared is None:
+            if _common is None or _common.generation != current_generation():
+                _common = _make()
+            shared = _common
+        shared.users += 1
+        return shared
+
+
+async def release_context(shared: Shared, *, sockets_are_gone: bool) -> None:
+    """Give a context back; its last user ends it.
 
     Args:
-        context: What `acquire_context` returned.
+        shared: What `acquire_context` returned.
         sockets_are_gone: Whether libzmq has let go of the user's sockets; ending the context waits for that.
     """
-    global _shared  # noqa: PLW0603
+    global _common  # noqa: PLW0603
     with _lock:
-        shared = _shared
-        if shared is None or shared.context is not context:  # a parent process's
+        if shared.generation != current_generation():  # a parent process's
             return
         shared.users -= 1
         if shared.users:
             return
-        _shared = None
+        _alive.remove(shared)
+        if shared is _common:
+            _common = None
     if not sockets_are_gone:  # never let the event loop wait for it
-        threading.Thread(target=context.term, name="aioflow end of zmq.Context", daemon=True).start()
+        threading.Thread(target=shared.context.term, name="aioflow end of zmq.Context", daemon=True).start()
         return
-    context.term()
-    if shared.collector_is_ours:
+    shared.context.term()
+    if _collector_is_ours:
         await _stop_collector()
+
+
+def _make() -> Shared:
+    global _collector_is_ours  # noqa: PLW0603
+    # A parent's context is left alone: its threads are not in this process.
+    _alive[:] = [shared for shared in _alive if shared.generation == current_generation()]
+    if not _alive:
+        _collector_is_ours = not garbage.gc.is_alive()
+    context: Context = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
+    _alive.append(shared := Shared(context, current_generation()))
+    return shared
 
 
 async def _stop_collector() -> None:
     """Stop the thread that pyzmq started for memory that is sent in place; it starts again when needed."""
     for _ in range(_LOOKS_MAX):
         with _lock:
-            if _shared is not None or not garbage.gc.is_alive():
+            if _alive or not garbage.gc.is_alive():
                 return
             if not garbage.gc.refs:
                 garbage.gc.stop()

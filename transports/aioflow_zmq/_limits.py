@@ -64,6 +64,17 @@ RECONNECT_MAX_S = 1.0
 BEAT_BYTES_MAX = 128 << 10
 BEATS_UNANSWERED_MAX = 64
 
+# Handshakes in a row that the other side breaks off, before it is asked for its greeting, and for how long.
+BROKEN_OFF_MAX = 2
+GREETING_S = 1.0
+
+# How often a server looks up the keys of open connections.
+LOOK_AGAIN_S = 1.0
+
+# How many refusals a server logs at once, and how often in the long run.
+REFUSALS_LOGGED_MAX = 50
+REFUSALS_LOGGED_EVERY_S = 1.0
+
 # A side that connects and says nothing is let go after this.
 HANDSHAKE_S = 5
 

@@ -13,6 +13,7 @@ from aioflow_zmq._frames import BYE, BYE_SEEN
 
 if TYPE_CHECKING:
     from aioflow.transport import Receiver
+    from aioflow_zmq._gate import Client
     from aioflow_zmq._pump import Pump
     from aioflow_zmq._socket import OwnedSocket
 
@@ -24,6 +25,7 @@ class Peer(End):
         name: The server's address and the client's number.
         identity: The name that the ROUTER gave it.
         fd: The descriptor of its connection.
+        client: Whose key it showed, if the server demands one.
         socket: The ROUTER.
         pump: The ROUTER's.
         waiting: The peers whose outboxes are not empty, this one included while its is not.
@@ -35,6 +37,7 @@ class Peer(End):
         name: str,
         identity: bytes,
         fd: int,
+        client: Client | None,
         socket: OwnedSocket,
         pump: Pump,
         waiting: set[Peer],
@@ -43,6 +46,7 @@ class Peer(End):
     ) -> None:
         super().__init__(name, socket, identity, is_local=is_local)
         self.identity = identity
+        self.client = client
         self._fd = fd
         self._pump = pump
         self._waiting = waiting
@@ -62,6 +66,12 @@ class Peer(End):
         if not self._outbox.waiting:
             self._waiting.discard(self)
         return wrote
+
+    def refuse(self, reason: str) -> None:
+        """Cut off a client that may no longer be connected."""
+        if self._is_open:
+            self._cut()
+            self._lose(ConnectionLost(f"{self._name} was cut off: {reason}"))
 
     def departed(self) -> None:
         """Learn that the connection has ended and everything that it brought was taken."""

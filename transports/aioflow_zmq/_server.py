@@ -23,19 +23,28 @@ from aioflow.errors import AddressInUse, ConnectFailed
 from aioflow_zmq._address import IpcAddress, TcpAddress
 from aioflow_zmq._forks import close_in_children, current_generation, keep_in_children
 from aioflow_zmq._frames import BYE, BYE_SEEN, read_from, word, word_of, write
+from aioflow_zmq._gate import Client, Gate
 from aioflow_zmq._limits import MESSAGES_PER_TURN, PARCEL_BYTES_MAX, RETRY_S
 from aioflow_zmq._lock import SocketFile
 from aioflow_zmq._peer import Peer
 from aioflow_zmq._pump import Pump
+from aioflow_zmq._refusals import Refusals
 from aioflow_zmq._socket import OwnedSocket, pending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioflow.keys import Credentials
     from aioflow.transport import Connection, Receiver
     from aioflow_zmq._socket import Event
 
-_EVENTS = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+_EVENTS = (
+    zmq.EVENT_LISTENING
+    | zmq.EVENT_ACCEPTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_DISCONNECTED
+)
 
 
 class Server:
@@ -44,11 +53,14 @@ class Server:
     Args:
         accept: Called with each new connection; returns who receives its messages.
         socket: A ROUTER.
+        gate: Whom to let in, if not everybody.
     """
 
-    def __init__(self, accept: Callable[[Connection], Receiver], socket: OwnedSocket) -> None:
+    def __init__(self, accept: Callable[[Connection], Receiver], socket: OwnedSocket, gate: Gate | None) -> None:
         self._accept = accept
         self._socket = socket
+        self._gate = gate
+        self._refusals = Refusals()
         self._socket.raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._pump = Pump(self._socket.raw, self._turn)
         self._monitor_pump = Pump(self._socket.monitor, self._monitor_turn)
@@ -65,9 +77,20 @@ class Server:
         self._finished = anyio.Event()
 
     @classmethod
-    async def open(cls, accept: Callable[[Connection], Receiver], messages_max: int) -> Server:
+    async def open(
+        cls, accept: Callable[[Connection], Receiver], messages_max: int, keys: Credentials | None
+    ) -> Server:
         """Make the sockets; libzmq holds up to `messages_max` messages per peer and direction."""
-        return cls(accept, await OwnedSocket.open(zmq.ROUTER, _EVENTS, messages_max))
+        if keys is None:
+            return cls(accept, await OwnedSocket.open(zmq.ROUTER, _EVENTS, messages_max), None)
+        gate = await Gate.open(keys)
+        try:
+            socket = await OwnedSocket.open(zmq.ROUTER, _EVENTS, messages_max, gate.shared)
+            gate.guard(socket)
+        except BaseException:
+            await gate.aclose()
+            raise
+        return cls(accept, socket, gate)
 
     @property
     def address(self) -> str:
@@ -88,7 +111,7 @@ class Server:
             else:
                 self._socket.raw.setsockopt(zmq.IPV6, int(target.ipv6))
             self._bind(target.endpoint)
-            self._address = self._socket.raw.getsockopt_string(zmq.LAST_ENDPOINT)
+            self._address = self._refusals.server = self._socket.raw.getsockopt_string(zmq.LAST_ENDPOINT)
         except BaseException:
             await self._close_sockets()
             raise
@@ -99,8 +122,11 @@ class Server:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._monitor_pump.run, name=f"aioflow monitor {self._address}")
                 tasks.start_soon(self._pump.run_woken, name=f"aioflow woken {self._address}")
+                if self._gate is not None:
+                    tasks.start_soon(self._gate.run, self._refusals.log, name=f"aioflow gate {self._address}")
+                    tasks.start_soon(self._gate.watch, self._clients, self._cut, name=f"aioflow keys {self._address}")
                 await self._pump.run()
-                self._monitor_pump.stop()
+                tasks.cancel_scope.cancel()
         finally:
             self._closing = True
             for peer in self._peers.values():
@@ -170,15 +196,17 @@ class Server:
             fd = None if self._closing else _source(frames[0])
             if fd is None:
                 return 1
-            peer = self._admit(identity, fd)
+            peer = self._admit(identity, fd, None if self._gate is None else Client.of(frames[0]))
         return peer.arrived(frames)
 
-    def _admit(self, identity: bytes, fd: int) -> Peer:
+    def _admit(self, identity: bytes, fd: int, client: Client | None) -> Peer:
         """Make a connection of an identity that is new."""
         self._take_events()
         name = f"{self._address} client {next(self._numbers)}"
+        if client is not None:
+            name = f"{name} ({client.name})"
         is_local = self._file is not None
-        peer = Peer(name, identity, fd, self._socket, self._pump, self._waiting, is_local=is_local)
+        peer = Peer(name, identity, fd, client, self._socket, self._pump, self._waiting, is_local=is_local)
         self._peers[identity] = peer
         if fd in self._open_fds:
             if (earlier := self._by_fd.get(fd)) is not None:  # its end was missed: a descriptor has one user at a time
@@ -188,6 +216,16 @@ class Server:
             self._departed.append(peer)
         peer.attach(self._accept(peer))
         return peer
+
+    def _clients(self) -> set[Client]:
+        return {peer.client for peer in self._peers.values() if peer.client is not None}
+
+    def _cut(self, client: Client, reason: str) -> None:
+        """End the connections of a client that is let in no more."""
+        for peer in tuple(self._peers.values()):
+            if peer.client == client:
+                peer.refuse(reason)
+        self._refusals.log(f"connections of {client.name!r}", reason)
 
     def _tell_departed(self) -> None:
         departed, self._departed = self._departed, []
@@ -200,6 +238,7 @@ class Server:
             self._note(event)
 
     def _note(self, event: Event) -> None:
+        self._refusals.note(event)
         if event.kind == zmq.EVENT_LISTENING:
             self._listening_fd = event.value
             close_in_children(event.value)
@@ -223,6 +262,8 @@ class Server:
 
     async def _close_sockets(self) -> None:
         await self._socket.aclose(self._note)
+        if self._gate is not None:
+            await self._gate.aclose()
         for fd in (self._listening_fd, *self._open_fds):
             keep_in_children(fd)
         if self._file is not None:

@@ -17,7 +17,7 @@ from aioflow_zmq._limits import BACKLOG, DESTROY_S, FRAME_BYTES_MAX, HANDSHAKE_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioflow_zmq._context import Context, Socket
+    from aioflow_zmq._context import Shared, Socket
 
 _EVENT = struct.Struct("=HI")
 _numbers = count()
@@ -43,32 +43,32 @@ class OwnedSocket:
         generation: The process in which it was made (`_forks.py`).
     """
 
-    def __init__(self, context: Context, raw: Socket, monitor: Socket) -> None:
+    def __init__(self, shared: Shared, raw: Socket, monitor: Socket) -> None:
         self.raw = raw
         self.monitor = monitor
         self.generation = current_generation()
-        self._context = context
+        self._shared = shared
         self._is_open = True
 
     @classmethod
-    async def open(cls, kind: int, events: int, messages_max: int) -> OwnedSocket:
-        """Make a socket that linger, limits and monitor have been set for.
+    async def open(cls, kind: int, events: int, messages_max: int, shared: Shared | None = None) -> OwnedSocket:
+        """Make a socket that linger, limits and monitor have been set for, in the common context or another one.
 
         Raises:
             ConnectFailed: The process has as many sockets or descriptors as it may.
         """
-        context = acquire_context()
+        shared = acquire_context(shared)
         opened: list[Socket] = []
         try:
-            opened.append(raw := context.socket(kind))
-            opened.append(monitor := context.socket(zmq.PAIR))
+            opened.append(raw := shared.context.socket(kind))
+            opened.append(monitor := shared.context.socket(zmq.PAIR))
             _configure(raw, monitor, events, messages_max)
         except zmq.ZMQError as error:
             for socket in opened:
                 socket.close()
-            await release_context(context, sockets_are_gone=False)
+            await release_context(shared, sockets_are_gone=False)
             raise ConnectFailed(f"cannot open a socket: {error}; close connections, or raise ulimit -n") from error
-        return cls(context, raw, monitor)
+        return cls(shared, raw, monitor)
 
     def events(self) -> int:
         """Return what can be done on the socket, taking in what libzmq has to say."""
@@ -105,7 +105,7 @@ class OwnedSocket:
                     if on_event is not None:
                         on_event(event)
             self.monitor.close()
-            await release_context(self._context, sockets_are_gone=gone)
+            await release_context(self._shared, sockets_are_gone=gone)
 
 
 def pending(socket: Socket) -> int:

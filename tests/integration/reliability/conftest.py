@@ -24,14 +24,19 @@ class StartServer(Protocol):
     """Start a server and wait until it is ready; returns the program and its address."""
 
     def __call__(
-        self, scheme: str, *, bind: str | None = None, config: dict[str, float] | None = None
+        self, scheme: str, *, bind: str | None = None, config: dict[str, float] | None = None, **where: Any
     ) -> tuple[Program, str]: ...
 
 
 class StartClient(Protocol):
-    """Start `producer` or `consumer` under a number; the settings are those that their files name."""
+    """Start `producer` or `consumer` under a number; the settings are those that their files name.
 
-    def __call__(self, role: str, number: int, address: str, **settings: Any) -> Client: ...
+    `where` has `run_program`'s `keys` and `namespace`.
+    """
+
+    def __call__(
+        self, role: str, number: int, address: str, where: dict[str, Any] | None = None, /, **settings: Any
+    ) -> Client: ...
 
 
 class Figure(Protocol):
@@ -45,12 +50,14 @@ def start_server(run_program: Callable[..., Program], new_address: Callable[[], 
     """Start `aioflow serve`, or a server with settings of its own; those that a failed test leaves are ended."""
     programs: list[Program] = []
 
-    def start(scheme: str, *, bind: str | None = None, config: dict[str, float] | None = None) -> tuple[Program, str]:
+    def start(
+        scheme: str, *, bind: str | None = None, config: dict[str, float] | None = None, **where: Any
+    ) -> tuple[Program, str]:
         address = bind or ("tcp://127.0.0.1:0" if scheme == "tcp" else new_address())
         if config is None:
-            program = run_program("-m", "aioflow", "serve", "--bind", address)
+            program = run_program("-m", "aioflow", "serve", "--bind", address, **where)
         else:
-            program = run_program(str(FOLDER / "server.py"), address, json.dumps(config))
+            program = run_program(str(FOLDER / "server.py"), address, json.dumps(config), **where)
         programs.append(program)
         return program, program.read_line().removeprefix("aioflow serves at ")
 
@@ -66,11 +73,11 @@ def start_client(run_program: Callable[..., Program]) -> Iterator[StartClient]:
     """Start clients; none outlives the test."""
     clients: list[Client] = []
 
-    def start(role: str, number: int, address: str, **settings: Any) -> Client:
+    def start(role: str, number: int, address: str, where: dict[str, Any] | None = None, /, **settings: Any) -> Client:
         defaults = {"config": {}, "queue": {"capacity": 200}, "bytes": 8, "rows": 1}
         own = {"parallel": 1, "count": None, "rejoin_s": 0} if role == "producer" else {"how": "dequeue"}
         arguments = (str(FOLDER / f"{role}.py"), str(number), json.dumps({**defaults, **own, **settings}))
-        clients.append(Client(run_program(*arguments, target=address), f"{role} {number}"))
+        clients.append(Client(run_program(*arguments, target=address, **where or {}), f"{role} {number}"))
         return clients[-1]
 
     yield start

@@ -92,7 +92,7 @@ async def test_what_does_not_exist_yet_is_refused() -> None:
     """Arguments that this version does not have are refused, instead of ignored."""
     with refused(flow.GraphError, "takes a flow.Graph"):
         flow.Session(graph=object())  # type: ignore[arg-type]
-    with refused(flow.SessionError, "leave them out"):
+    with refused(flow.AuthenticationFailed, "path of a key file"):
         flow.Session(credentials=object())  # type: ignore[arg-type]
     for name in ("connect_s", "heartbeat_s", "lost_s", "session_s"):
         with refused(flow.SpecMismatch, name):
