@@ -11,14 +11,16 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 
 from aioflow.cluster._cluster_file import format_cluster, parse_devices
+from aioflow.cluster._launch_keys import LAUNCHER, launch_keys, needs_keys, with_keys
 from aioflow.cluster._output import Lines, Output
 from aioflow.cluster._programs import parse_programs
 from aioflow.cluster._spec import ClusterSpec
@@ -76,6 +78,10 @@ def launch(
     a cancel, ends all of them within 5 s: programs by SIGINT, then SIGTERM; then servers by SIGTERM; what is left by
     SIGKILL. If this process is killed, they end too.
 
+    Where an address of the cluster is not on this host alone, and AIOFLOW_KEYS names no keys, a set of keys is made for
+    this launch: servers and programs get theirs as AIOFLOW_KEYS, the block as
+    `running.credentials`.
+
     Args:
         cluster: All of its tasks; addresses are `ipc://`, or of this host with a port.
         programs: For each name the command, a list of arguments; or a dict of `command` and perhaps `count` (how many
@@ -121,20 +127,26 @@ def supervise(
         AioflowError: As `launch`.
     """
     starts = server_starts(cluster, devices, ops, sys.executable) + program_starts(programs, cluster, sys.executable)
-    return _run(starts, format_cluster(cluster, config))
+    return _run(starts, format_cluster(cluster, config), has_keys=needs_keys(cluster))
 
 
 @asynccontextmanager
-async def _run(starts: Sequence[Start], cluster: str) -> AsyncGenerator[Running]:
-    supervisor = _Supervisor(starts, cluster)
-    try:
-        with supervisor.scope:
-            await supervisor.start()
-            yield Running(supervisor)
-    finally:
-        await finish(supervisor.stop)
-    if supervisor.error is not None:
-        raise supervisor.error
+async def _run(starts: Sequence[Start], cluster: str, *, has_keys: bool) -> AsyncGenerator[Running]:
+    with ExitStack() as stack:
+        keys: dict[str, Path] = {}
+        if has_keys:
+            names = [LAUNCHER, *(start.name for start in starts if not start.is_server)]
+            keys = await anyio.to_thread.run_sync(stack.enter_context, launch_keys(names))
+            starts = [with_keys(start, keys) for start in starts]
+        supervisor = _Supervisor(starts, cluster)
+        try:
+            with supervisor.scope:
+                await supervisor.start()
+                yield Running(supervisor, keys.get(LAUNCHER))
+        finally:
+            await finish(supervisor.stop)
+        if supervisor.error is not None:
+            raise supervisor.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +167,16 @@ class ProcessInfo:
 
 
 class Running:
-    """A cluster that runs; what the block of `launch` gets."""
+    """A cluster that runs; what the block of `launch` gets.
 
-    def __init__(self, supervisor: _Supervisor) -> None:
+    Attributes:
+        credentials: The key file for sessions of this program, `Session(address, credentials=...)`, where keys were
+            made for the cluster; None where they were not, as all of its addresses are on this host alone.
+    """
+
+    def __init__(self, supervisor: _Supervisor, credentials: Path | None) -> None:
         self._supervisor = supervisor
+        self.credentials = credentials
 
     @property
     def processes(self) -> dict[str, ProcessInfo]:

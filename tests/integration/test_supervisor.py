@@ -17,6 +17,10 @@ import anyio
 import pytest
 
 import aioflow as flow
+from aioflow.cluster._cluster_file import format_cluster
+from aioflow.cluster._programs import parse_programs
+from aioflow.cluster._supervision import program_starts, server_starts
+from aioflow.cluster._supervisor import _run
 from tests.integration.conftest import Program
 
 # The bounds of the design.
@@ -312,3 +316,21 @@ async def test_a_cluster_is_up_in_time(
     with capfd.disabled():
         print(f"\nup after {', '.join(f'{seconds:.2f}' for seconds in took)} s", file=sys.stderr)
     assert min(took) < UP_S  # what the machine does besides is no matter here
+
+
+@pytest.mark.anyio
+async def test_a_cluster_with_keys(cluster: dict[str, list[str]]) -> None:
+    """Servers reach each other, programs and the block open sessions, and nobody else does."""
+    spec = flow.ClusterSpec(cluster)
+    starts = server_starts(spec, {}, [], sys.executable)
+    listing = "async with flow.Session() as s:\n  assert len(await s.devices()) == 3"
+    code = f"import aioflow as flow, asyncio\nasync def main():\n {listing}\nasyncio.run(main())"
+    starts += program_starts(parse_programs({"lists": ["python", "-c", code]}, spec), spec, sys.executable)
+    address = spec.task_address("worker", 0)
+    async with _run(starts, format_cluster(spec, flow.SessionConfig()), has_keys=True) as running:
+        await running.join()
+        async with flow.Session(address, credentials=running.credentials) as session:
+            assert len(await session.devices()) == 3
+        with anyio.fail_after(10), pytest.raises(flow.AuthenticationFailed):
+            async with flow.Session(address):
+                pass
