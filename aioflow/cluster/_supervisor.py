@@ -132,11 +132,12 @@ def supervise(
 
 @asynccontextmanager
 async def _run(starts: Sequence[Start], cluster: str, *, has_keys: bool) -> AsyncGenerator[Running]:
-    with ExitStack() as stack:
+    made = ExitStack()
+    try:
         keys: dict[str, Path] = {}
         if has_keys:
             names = [LAUNCHER, *(start.name for start in starts if not start.is_server)]
-            keys = await anyio.to_thread.run_sync(stack.enter_context, launch_keys(names))
+            keys = await anyio.to_thread.run_sync(made.enter_context, launch_keys(names))
             starts = [with_keys(start, keys) for start in starts]
         supervisor = _Supervisor(starts, cluster)
         try:
@@ -147,6 +148,8 @@ async def _run(starts: Sequence[Start], cluster: str, *, has_keys: bool) -> Asyn
             await finish(supervisor.stop)
         if supervisor.error is not None:
             raise supervisor.error
+    finally:
+        await finish(lambda: anyio.to_thread.run_sync(made.close))
 
 
 @dataclass(frozen=True, slots=True)
