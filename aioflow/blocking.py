@@ -90,10 +90,8 @@ class Session:
             ConnectFailed: No server answered in time.
             SessionError: The session is open, or was closed: make a new one.
         """
-        if self._thread is not None:
-            raise SessionError("this session was opened before; make a new one for each `with`")
-        if self._is_closed:
-            raise SessionError("this session was closed; make a new one for each `with`")
+        if self._thread is not None or self._is_closed:
+            raise SessionError("this session was opened before, or closed; make a new one for each `with`")
         self._thread = LoopThread("aioflow blocking", self._close)
         try:
             self._thread.start()

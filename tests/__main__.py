@@ -10,8 +10,10 @@ The exit code is the number of checks that failed.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from time import monotonic
 
@@ -30,6 +32,11 @@ CHECKS: dict[str, list[str]] = {
     "pytest": [PYTHON, "-m", "pytest"],
 }
 MEASURED = [PYTHON, "-m", "coverage", "run", "-m", "pytest"]
+# The tests in two processes at once: those that compute, and those with real sockets and processes, which also wait.
+HALVES = (
+    ["tests/gpu", "tests/meta", "tests/property", "tests/simulation", "tests/typing", "tests/unit"],
+    ["tests/conformance", "tests/integration"],
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +53,12 @@ def main(arguments: list[str]) -> int:
     commands = {name: list(CHECKS[name]) for name in names}
     if "pytest" in commands:
         commands["pytest"] = [*(MEASURED if coverage else CHECKS["pytest"]), *for_pytest]
-    results = [(name, *run(name, command)) for name, command in commands.items()]
+    results: list[tuple[str, int, float]] = []
+    for name, command in commands.items():
+        if name == "pytest" and not for_pytest:
+            results += run_halves(command)
+        else:
+            results.append((name, *run(name, command)))
     if coverage:
         run("coverage", [PYTHON, "-m", "coverage", "combine", "--quiet"])
         run("coverage", [PYTHON, "-m", "coverage", "report"])
@@ -62,6 +74,23 @@ def run(name: str, command: list[str]) -> tuple[int, float]:
     began = monotonic()
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     return code, monotonic() - began
+
+
+def run_halves(command: list[str]) -> list[tuple[str, int, float]]:
+    """Run the tests in two processes; return the exit code and the seconds of each."""
+    print("\n=== pytest, two halves at once: the second is shown when the first has ended ===", flush=True)
+    began = monotonic()
+    with tempfile.TemporaryFile() as output:
+        second = subprocess.Popen([*command, *HALVES[1]], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        first = subprocess.run([*command, *HALVES[0]], cwd=ROOT, check=False).returncode
+        results = [("pytest 1", first, monotonic() - began)]
+        second.wait()
+        results.append(("pytest 2", second.returncode, monotonic() - began))
+        output.seek(0)
+        sys.stdout.flush()
+        shutil.copyfileobj(output, sys.stdout.buffer)
+        sys.stdout.flush()
+    return results
 
 
 if __name__ == "__main__":

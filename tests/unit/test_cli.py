@@ -66,7 +66,7 @@ def test_a_task_of_a_cluster(
     assert main(["serve", "--cluster", cluster, *options]) == 1
     config = flow.SessionConfig(lost_s=7, session_s=99)
     jobs = {"ps": {0: "ipc:///a", 1: "ipc:///b"}, "worker": {0: "ipc:///c"}}
-    assert made == [(jobs, "ps", 1, {"config": config, "ops": ["pipeline", "more"]})]
+    assert made == [(jobs, "ps", 1, {"config": config, "credentials": None, "ops": ["pipeline", "more"]})]
     assert sys.path[0] == str(tmp_path)
 
 
