@@ -321,7 +321,7 @@ def test_use_before_open() -> None:
         session.size(UNMADE)
     assert "not open" in repr(session)
     session.close()
-    with pytest.raises(flow.SessionError, match="was closed; make a new one"):
+    with pytest.raises(flow.SessionError, match="or closed; make a new one"):
         session.open()
 
 
