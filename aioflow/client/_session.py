@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
-import anyio.to_thread
 
 from aioflow.client._values import convert_feed
 from aioflow.cluster import ClusterHost, Server
-from aioflow.devices import DeviceInfo, open_devices
+from aioflow.devices import DeviceInfo
 from aioflow.errors import GraphError, NoSession, SessionClosed, SessionError
 from aioflow.graph import Graph
 from aioflow.keys import name_credentials
@@ -28,6 +26,7 @@ from aioflow.runtime import (
     current,
     finish,
     on_asyncio,
+    open_in_thread,
     read_request,
 )
 
@@ -262,8 +261,7 @@ class Session:
         async with self._opening:
             _ = self.host
             if self._devices is None:
-                options = self._config.gpu_options
-                devices = SessionDevices(await anyio.to_thread.run_sync(partial(open_devices, gpu_options=options)))
+                devices = await open_in_thread("localhost", 0, self._config.gpu_options)
                 if self._closed:
                     await devices.close()
                     _ = self.host

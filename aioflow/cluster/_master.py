@@ -38,12 +38,12 @@ PLANS_MAX = 64
 
 @dataclass(slots=True)
 class _Part:
-    """A part, and under which number its task has it; a task that was started anew does not."""
+    """A part, and under which number its task has it, in which life of its session."""
 
     part: Part
     fetched: list[Output | Node]
     number: int = 0
-    epoch: str = ""
+    life: str = ""
 
 
 @dataclass(slots=True)
@@ -201,7 +201,7 @@ class Master:
             if task == self._task:
                 self._worker.forget(part.part.graph)
             else:
-                self._neighbours.drop(task, part.epoch, part.number)
+                self._neighbours.drop(task, part.life, part.number)
 
     # Parts
 
@@ -212,10 +212,11 @@ class Master:
             return await self._worker.run(owner, graph, part.fetched, feeds, step)
         try:
             host = await self._neighbours.reach(task)
-            if part.epoch != host.welcome.epoch:
-                part.number, part.epoch = next(self._numbers), host.welcome.epoch
-                register(host, part.number, encode_graph(graph), owner=owner)
+            if part.life != host.life:
+                frames = encode_graph(graph)
+                part.number, part.life = next(self._numbers), host.life
                 self._told.setdefault(owner, set()).add(task)
+                register(host, part.number, frames, owner=owner)
             return await run_graph(host, part.number, part.fetched, feeds, step)
         except ConnectionLost as error:
             raise ConnectionLost(f"{task} was lost while it ran its part of a step: {error}") from error

@@ -63,10 +63,10 @@ class Neighbours:
             if host is not None and not host.has_ended:
                 end_owner(host, owner)
 
-    def drop(self, task: Task, epoch: str, number: int) -> None:
-        """Let a task forget a part, unless it was started anew since."""
+    def drop(self, task: Task, life: str, number: int) -> None:
+        """Let a task forget a part that it was sent in a life of its session."""
         host = self._hosts.get(task)
-        if host is not None and not host.has_ended and host.welcome.epoch == epoch:
+        if host is not None and not host.has_ended and host.life == life:
             deregister(host, number)
 
     async def close(self) -> None:

@@ -91,6 +91,11 @@ class RemoteHost:
         """Whether the session is over, so that only a new host reaches the server."""
         return self._error is not None
 
+    @property
+    def life(self) -> str:
+        """What is another one when the server has forgotten graphs: it was started anew, or the session was."""
+        return f"{self.secret} {self.welcome.epoch}"
+
     async def open(self) -> None:
         """Connect and be welcomed, waiting up to `connect_s` for a server that is still starting."""
         await self._link.open()

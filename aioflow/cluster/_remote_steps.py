@@ -23,13 +23,13 @@ __all__ = ["deregister", "end_owner", "list_devices", "register", "run_graph", "
 def register(
     host: RemoteHost, number: int, frames: Sequence[Frame], *, owner: str = "", soft: bool = False, log: bool = False
 ) -> None:
-    """Send a graph ahead of the steps that use it; what is wrong with it is told by those."""
-    host.request(None, lambda request, _: m.RegisterGraph(request, number, owner, soft, log), frames, gives_up=True)
+    """Send a graph ahead of the steps that use it; what is wrong with it is told by those, also that it cannot come."""
+    host.request(None, lambda request, _: m.RegisterGraph(request, number, owner, soft, log), frames)
 
 
 def deregister(host: RemoteHost, number: int) -> None:
-    """Let a server forget a graph."""
-    host.request(None, lambda request, _: m.DeregisterGraph(request, number), gives_up=True)
+    """Let a server forget a graph; one that is out of reach hears of it later."""
+    host.request(None, lambda request, _: m.DeregisterGraph(request, number))
 
 
 async def run_graph(

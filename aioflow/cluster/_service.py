@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
@@ -74,18 +74,20 @@ class StepService:
             here, len(addresses), config, library, resources, _Dispatch(broker, send), self._neighbours.deliver
         )
         self._master = Master(here, list(addresses), self._worker, self._neighbours, info.epoch)
-        self._running: dict[Begun, anyio.CancelScope] = {}
+        self._running: dict[Begun, _Running] = {}
+        self._ending: dict[str, bool] = {}  # owners that are over, when their last step is; and whether it was here
 
     def perform(self, group: TaskGroup) -> None:
         """Do what requests have asked for; what takes time runs in a task."""
         for effect in self._broker.steps.take_effects():
             match effect:
                 case StepAborted(session, request):
-                    scope = self._running.get(Begun(session, request))
-                    if scope is not None:
-                        scope.cancel()
+                    running = self._running.get(Begun(session, request))
+                    if running is not None:
+                        running.scope.cancel()
                 case TensorCame(step, key, frames):
                     self._worker.rendezvous.give(step, key, frames, now())
+                    self._broker.deadline_moved()
                 case GraphDropped(registered):
                     self._master.forget(registered.graph)
                     self._worker.forget(registered.graph)
@@ -93,7 +95,8 @@ class StepService:
                     self._end_owner(owner, is_here=is_here)
                 case _:
                     begun = Begun(effect.session, effect.id)
-                    self._running[begun] = anyio.CancelScope()
+                    owner = effect.registered.owner if isinstance(effect, StepAsked) else ""
+                    self._running[begun] = _Running(anyio.CancelScope(), owner)
                     group.start_soon(self._answer, begun, effect)
 
     def expire(self, now: float) -> None:
@@ -106,31 +109,40 @@ class StepService:
 
     async def close(self) -> None:
         """End what runs, and disconnect from the other tasks; bounded."""
-        for scope in list(self._running.values()):
-            scope.cancel()
+        for running in list(self._running.values()):
+            running.scope.cancel()
         await self._worker.close()
         await self._neighbours.close()
 
     def _end_owner(self, owner: str, *, is_here: bool) -> None:
+        """Cancel the steps of a session that is over, and forget it when they have ended."""
+        steps = [running for running in self._running.values() if running.owner == owner]
+        if steps:
+            self._ending[owner] = is_here
+            for running in steps:
+                running.scope.cancel()
+            return
+        self._ending.pop(owner, None)
         self._worker.end_owner(owner)
         if is_here:
             self._master.end_owner(owner)
-        else:
-            self._broker.detach_owner(owner)
+        self._broker.detach_owner(owner)
 
     async def _answer(self, begun: Begun, asked: StepAsked | DevicesAsked | ResetAsked) -> None:
         """Run what was asked for, and answer it; what was withdrawn is answered when it has ended."""
         message: m.Tensors | m.Done | m.Error | m.Withdrawn = m.Withdrawn(begun.id, 0)
         frames: Sequence[Frame] = ()
-        scope = self._running[begun]
+        running = self._running[begun]
         try:
-            with scope:
+            with running.scope:
                 frames = await self._run(asked)
                 message = m.Done(begun.id) if isinstance(asked, ResetAsked) else m.Tensors(begun.id)
         except Exception as error:  # noqa: BLE001 - it is the answer of this request
             message, frames = pack_error(begun.id, error), ()
         finally:
             del self._running[begun]
+            if running.owner in self._ending:
+                self._end_owner(running.owner, is_here=self._ending[running.owner])
         self._broker.steps.ended(begun, message, frames)
         self._send()
 
@@ -160,6 +172,13 @@ class StepService:
             await complete_put(host.reset(containers))
         self._broker.reset(containers)
         self._broker.end_targeted(session, f"containers {sorted(containers)} of its server were reset; open a new one")
+
+
+class _Running(NamedTuple):
+    """A request that runs: what ends it, and on whose behalf it runs."""
+
+    scope: anyio.CancelScope
+    owner: str
 
 
 class _Dispatch:

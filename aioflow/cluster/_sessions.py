@@ -79,6 +79,7 @@ class Session:
         windows: Puts under way, by queue.
         steps: Requests of graphs that run, by id.
         graphs: The graphs that it has numbered; of one that could not be read, why.
+        owners: On whose behalf its graphs ran, until these are said to be over.
         is_target: Whether it was opened on this server, which is the master of its steps.
         page: Where it notes receipts, which rows it has handed over; None if it has no page.
     """
@@ -99,6 +100,7 @@ class Session:
     windows: dict[QueueResource, Window] = field(default_factory=dict)
     steps: set[int] = field(default_factory=set)
     graphs: dict[int, RegisteredGraph | AioflowError] = field(default_factory=dict)
+    owners: set[str] = field(default_factory=set)
     is_target: bool = False
     page: ReceiptsPage | None = None
 

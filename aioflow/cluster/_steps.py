@@ -171,8 +171,10 @@ class Steps:
         except AioflowError as error:
             session.graphs[message.graph] = error
         else:
+            owner = message.owner or session.name
+            session.owners.add(owner)
             session.graphs[message.graph] = RegisteredGraph(
-                graph, message.owner or session.name, bool(message.owner), message.soft, message.log
+                graph, owner, bool(message.owner), message.soft, message.log
             )
         self._done(session, message.id)
 
@@ -230,6 +232,7 @@ class Steps:
         ]
         for number in owned:
             self._drop(session.graphs.pop(number))
+        session.owners.discard(message.owner)
         self._effects.append(OwnerEnded(message.owner, is_here=False))
         self._done(session, message.id)
 
@@ -239,11 +242,11 @@ class Steps:
             del self._sessions[begun]
             self._effects.append(StepAborted(begun.session, begun.id))
         session.steps.clear()
-        owners = {registered.owner for registered in session.graphs.values() if isinstance(registered, RegisteredGraph)}
         for registered in session.graphs.values():
             self._drop(registered)
         session.graphs.clear()
-        self._effects += [OwnerEnded(owner, is_here=owner == session.name) for owner in sorted(owners)]
+        self._effects += [OwnerEnded(owner, is_here=owner == session.name) for owner in sorted(session.owners)]
+        session.owners.clear()
 
     def _begin(self, session: Session, begun: StepAsked | DevicesAsked | ResetAsked) -> None:
         session.steps.add(begun.id)

@@ -65,10 +65,10 @@ class Encoder:
             SpecMismatch: Something in it cannot travel; says what.
         """
         kind = type(value)
-        if value is None or kind in {bool, float, str, bytes}:
+        if value is None or kind in {bool, float} or isinstance(value, (str, bytes)):
             return value
-        if kind is int:
-            return value if _INT64_MIN <= value <= _UINT64_MAX else [_INTEGER, str(value)]
+        if isinstance(value, int):
+            return int(value) if _INT64_MIN <= value <= _UINT64_MAX else [_INTEGER, hex(value)]
         if kind is complex:
             return [_COMPLEX, value.real, value.imag]
         if depth >= DEPTH_MAX:
@@ -173,7 +173,7 @@ class Decoder:
             case [int(tag), list(shape), list(items)] if tag == _STRINGS:
                 return _strings(tuple(shape), items)
             case [int(tag), str(digits)] if tag == _INTEGER:
-                return int(digits)
+                return int(digits, 16)
             case [int(tag), float(real), float(imaginary)] if tag == _COMPLEX:
                 return complex(real, imaginary)
             case [int(tag), str(path), told] if tag == _DEFINITION:

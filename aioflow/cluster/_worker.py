@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 
 from aioflow.cluster._transfer import Rendezvous, Transfer, transfer
-from aioflow.devices import open_devices
 from aioflow.errors import SessionClosed
-from aioflow.runtime import Executor, LocalHost, SessionDevices, current
+from aioflow.runtime import Executor, LocalHost, SessionDevices, current, open_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -91,17 +88,19 @@ class Worker:
             UnknownOp: This server has not one of its ops.
             AioflowError: What the step raised.
         """
-        self._bind(graph)
-        devices = await self._open_devices()
-        if self._executor is None:
-            self._executor = Executor(devices, self._config)
         self.rendezvous.begin(step)
-        tokens = current.set(self._session(owner)), transfer.set(Transfer(step, self.rendezvous, self._deliver))
         try:
-            return await self._executor.run(graph, fetched, fed)
+            self._bind(graph)
+            devices = await self._open_devices()
+            if self._executor is None:
+                self._executor = Executor(devices, self._config)
+            tokens = current.set(self._session(owner)), transfer.set(Transfer(step, self.rendezvous, self._deliver))
+            try:
+                return await self._executor.run(graph, fetched, fed)
+            finally:
+                current.reset(tokens[0])
+                transfer.reset(tokens[1])
         finally:
-            current.reset(tokens[0])
-            transfer.reset(tokens[1])
             self.rendezvous.end(step)
 
     def forget(self, graph: Graph) -> None:
@@ -151,7 +150,5 @@ class Worker:
     async def _open_devices(self) -> SessionDevices:
         async with self._opening:
             if self._devices is None:
-                task, options = self._task, self._config.gpu_options
-                opened = partial(open_devices, task.job, task.task, gpu_options=options)
-                self._devices = SessionDevices(await anyio.to_thread.run_sync(opened))
+                self._devices = await open_in_thread(*self._task, self._config.gpu_options)
             return self._devices

@@ -80,7 +80,7 @@ def placement_table(nodes: Sequence[Node], placed: Mapping[Node, int], devices: 
 
 def _rank(device: DeviceName, home: DeviceName) -> tuple[Any, ...]:
     """Rule 2, for `sorted`."""
-    is_foreign = (device.job != home.job, device.task != home.task)
+    is_foreign = (device.job != home.job, (device.job, device.task) != (home.job, home.task))
     return device.kind == "CPU", *is_foreign, device.job or "", device.task or 0, device.index or 0
 
 

@@ -10,7 +10,7 @@ from aioflow.runtime._clock import event_loop_clock, now
 from aioflow.runtime._config import SessionConfig
 from aioflow.runtime._copy_ahead import CopyAhead
 from aioflow.runtime._current import CurrentSession, current
-from aioflow.runtime._devices import SessionDevices
+from aioflow.runtime._devices import SessionDevices, open_in_thread
 from aioflow.runtime._embedded import EmbeddedHost
 from aioflow.runtime._executor import Executor
 from aioflow.runtime._feeds import Asked, read_request
@@ -67,6 +67,7 @@ __all__ = [
     "no_task_named",
     "now",
     "on_asyncio",
+    "open_in_thread",
     "raise_owed_interrupt",
     "read_request",
 ]

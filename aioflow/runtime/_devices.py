@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
+from aioflow.devices import open_devices
 from aioflow.errors import DeviceError, DeviceUnavailable, SessionClosed
 from aioflow.runtime._inbox import Inbox
 from aioflow.runtime._waiter import Waiter
@@ -15,10 +17,10 @@ from aioflow.runtime._waiter import Waiter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioflow.devices import Device, Launch, OpenDevices
+    from aioflow.devices import Device, GPUOptions, Launch, OpenDevices
     from aioflow.names import DeviceName
 
-__all__ = ["Copy", "SessionDevices"]
+__all__ = ["Copy", "SessionDevices", "open_in_thread"]
 
 logger = logging.getLogger("aioflow.session")
 
@@ -78,6 +80,12 @@ class SessionDevices:
             self._opened.close()
         except DeviceError as error:
             logger.warning("%s", error)
+
+
+async def open_in_thread(job: str, task: int, options: GPUOptions) -> SessionDevices:
+    """Open the devices of a task, while the event loop goes on: the first time CuPy is imported."""
+    opened = partial(open_devices, job, task, gpu_options=options)
+    return SessionDevices(await anyio.to_thread.run_sync(opened))
 
 
 class Copy:

@@ -86,15 +86,24 @@ class _Call:
         self._host.dispatch.perform(self._queue)
 
     def withdraw(self) -> None:
-        machine = self._queue.machine
         if not self.waiter.is_set:
-            rows = machine.cancel(self.ticket)
-            self._queue.cancel_join(self.ticket)
-            self._host.dispatch.forget(self._queue, self.ticket)
+            rows = self._withdraw()
             self._host.settled(self)
             self.waiter.fail(Withdrawn(rows or 0))
-        machine.restore(self.ticket)
+        self._queue.machine.restore(self.ticket)
         self._host.dispatch.perform(self._queue)
+
+    def end(self, error: BaseException) -> QueueResource:
+        """Withdraw a call that waits, and fail it; whose effects are to be performed then."""
+        self._withdraw()
+        self._queue.machine.restore(self.ticket)  # it may have been served by what another withdrawal gave back
+        self.waiter.fail(error)
+        return self._queue
+
+    def _withdraw(self) -> int | None:
+        self._host.dispatch.forget(self._queue, self.ticket)
+        self._queue.cancel_join(self.ticket)
+        return self._queue.machine.cancel(self.ticket)
 
 
 class _Answer:
@@ -252,11 +261,15 @@ class LocalHost:
     # Small moves
 
     def fail_all(self, error: BaseException) -> None:
-        """End every call that waits, and all to come, with an error."""
+        """End every call that waits, and all to come, with an error.
+
+        The latest goes first, so that no withdrawal lets another one through.
+        """
         self._error = self._error or error
         calls, self._calls = self._calls, {}
-        for call in calls:
-            call.waiter.fail(copy.copy(error))
+        queues = dict.fromkeys([call.end(copy.copy(error)) for call in reversed(calls)])
+        for queue in queues:
+            self.dispatch.perform(queue)
 
     def settled(self, call: _Call) -> None:
         """Learn that a call does not wait any more."""

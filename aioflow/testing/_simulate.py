@@ -6,27 +6,32 @@ import asyncio
 import dataclasses
 import random
 import secrets
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
 import numpy as np
 
-from aioflow.cluster import Server, _server
+from aioflow.client import _session
+from aioflow.cluster import ClusterSpec, Server, _server, _worker
 from aioflow.cluster._codec import decode
 from aioflow.cluster._sessions import no_page
+from aioflow.devices import CpuDevice, OpenDevices
 from aioflow.errors import RemoteProtocolError
-from aioflow.runtime import every_call_gives_a_turn, on_asyncio
+from aioflow.names import DeviceName
+from aioflow.runtime import SessionConfig, SessionDevices, every_call_gives_a_turn, on_asyncio
 from aioflow.testing._faults import Faults, check_run, inject_faults
 from aioflow.testing._network import SimulatedNetwork
 from aioflow.testing._simulated_loop import SimulatedLoop
-from aioflow.testing._simulated_transport import SimulatedTransport
+from aioflow.testing._simulated_transport import SimulatedTransport, on_node
 from aioflow.transport import use_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Sequence
 
-    from aioflow.runtime import SessionConfig
     from aioflow.testing._faults import Decision
     from aioflow.transport import Frame
 
@@ -49,7 +54,8 @@ def simulate(
     *,
     seed: int,
     faults: Faults | None = None,
-    servers: Sequence[str] = (),
+    servers: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    ops: Sequence[str] = (),
     config: SessionConfig | None = None,
     limit_s: float = 3600.0,
 ) -> T:
@@ -66,8 +72,11 @@ def simulate(
         main: The program. It is called again to minimise a failure, so it must begin anew each time.
         seed: Decides everything.
         faults: What goes wrong; nothing where None.
-        servers: Names of servers that run beside the program, each at `sim://NAME`. Only these are restarted by faults.
-        config: Settings of these servers; the defaults where None.
+        servers: What runs beside the program: names of servers, each at `sim://NAME`; or the jobs of a cluster with the
+            addresses of their tasks, such as `{"ps": ["sim://ps0"], "worker": ["sim://w0", "sim://w1"]}`, one server
+            for each. Only these are restarted by faults.
+        ops: Modules whose ops graphs may name on these servers.
+        config: Settings of these servers; the defaults where None. Plain kernels run on the event loop.
         limit_s: How many seconds of virtual time the program may take.
 
     Returns:
@@ -91,8 +100,8 @@ def simulate(
 
     async def run(network: SimulatedNetwork) -> None:
         async with AsyncExitStack() as stack:
-            for name in servers:
-                await stack.enter_async_context(_Restartable(network, name, config))
+            for name, make in _make_servers(servers, ops, config):
+                await stack.enter_async_context(_Restartable(network, name, make))
             results[:] = [await main()]
 
     def attempt(decisions: Sequence[Decision]) -> tuple[BaseException | None, SimulatedNetwork]:
@@ -135,6 +144,8 @@ def _run(
     with ExitStack() as stack:
         stack.enter_context(use_transport("sim", SimulatedTransport(network)))
         stack.enter_context(every_call_gives_a_turn())
+        for module in (_worker, _session):
+            stack.enter_context(mock.patch.object(module, "open_in_thread", _open_devices))
         stack.enter_context(_seeded(seed))
         # Nodes are hosts of their own, which share no memory; and the path of a page differs from run to run.
         stack.enter_context(mock.patch.object(_server, "_make_page", no_page))
@@ -171,19 +182,38 @@ def _seeded(seed: int) -> Generator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+async def _open_devices(job: str, task: int, _: object) -> SessionDevices:
+    """Open the devices of a task in virtual time: a CPU without threads."""
+    return SessionDevices(OpenDevices((CpuDevice(DeviceName(job, task, "CPU", 0), streams=0),), ()))
+
+
+def _make_servers(
+    servers: Sequence[str] | Mapping[str, Sequence[str]], ops: Sequence[str], config: SessionConfig | None
+) -> list[tuple[str, Callable[[], Server]]]:
+    """Return the node of each server, and what makes the server."""
+    config = replace(config or SessionConfig(), inter_op_parallelism_threads=-1)
+    jobs = [servers] if isinstance(servers, Mapping) else [{"local": [f"sim://{name}"]} for name in servers]
+    return [
+        (address.removeprefix("sim://"), partial(Server, cluster, job, task, config=config, ops=ops))
+        for cluster in map(ClusterSpec, jobs)
+        for job, task, address in cluster.tasks()
+    ]
+
+
 class _Restartable:
     """A server beside the program; when its node crashes it is gone, and a new one comes with the node's restart."""
 
-    def __init__(self, network: SimulatedNetwork, name: str, config: SessionConfig | None) -> None:
+    def __init__(self, network: SimulatedNetwork, name: str, make: Callable[[], Server]) -> None:
         self._node = network.node(name)
-        self._config = config
+        self._make = make
         self._changed = asyncio.Event()
         self._node.on_crash = self._node.on_start = self._changed.set
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
-        server = await self._start()
-        self._task = asyncio.get_running_loop().create_task(self._restart(server), name=f"server {self._node.name}")
+        with on_node(self._node.name):
+            server = await self._make().start()
+            self._task = asyncio.get_running_loop().create_task(self._restart(server), name=f"server {self._node.name}")
 
     async def __aexit__(self, *_: object) -> None:
         assert self._task is not None
@@ -192,9 +222,6 @@ class _Restartable:
         if not self._task.cancelled():
             self._task.result()
 
-    async def _start(self) -> Server:
-        return await Server({"local": [f"sim://{self._node.name}"]}, config=self._config).start()
-
     async def _restart(self, server: Server) -> None:
         while True:
             try:
@@ -202,7 +229,7 @@ class _Restartable:
             finally:
                 await server.close()  # of which nobody hears, after a crash
             await self._until(is_up=True)
-            server = await self._start()
+            server = await self._make().start()
 
     async def _until(self, *, is_up: bool) -> None:
         while self._node.is_up != is_up:

@@ -282,6 +282,26 @@ def test_a_server_of_the_program_is_served_too() -> None:
     assert simulate(main, seed=0) == 7
 
 
+def test_a_cluster_is_served_too() -> None:
+    """One server for each task; a step over them takes no thread."""
+
+    async def main() -> tuple[list[str], int]:
+        with on_node("client"):
+            async with flow.Session("sim://worker1") as session:
+                with flow.Graph():
+                    with flow.device("/job:ps/task:0"):
+                        seven = flow.identity(7)
+                    with flow.device("/job:worker/task:0"):
+                        value = flow.identity(seven)
+                names = [device.name for device in await session.devices()]
+                return names, await session.run(value)
+
+    cluster = {"ps": ["sim://ps"], "worker": ["sim://worker0", "sim://worker1"]}
+    expected = [f"/job:{job}/task:{task}/device:CPU:0" for job, task in [("worker", 1), ("ps", 0), ("worker", 0)]]
+    for seed in range(5):
+        assert simulate(main, seed=seed, servers=cluster) == (expected, 7)
+
+
 # What cannot be simulated, and what does not end
 
 

@@ -199,7 +199,7 @@ async def test_the_session_closes_the_devices_that_it_opened(
 ) -> None:
     """Also where they had copies only; a step that waits for one ends with SessionClosed, and its batch goes back."""
     gpu = CpuDevice("/gpu:0")
-    monkeypatch.setattr("aioflow.client._session.open_devices", lambda **_: OpenDevices((gpu,), (gpu,)))
+    monkeypatch.setattr("aioflow.runtime._devices.open_devices", lambda *_, **__: OpenDevices((gpu,), (gpu,)))
     q = ints(10, shared_name="q")
     free = threading.Event()
 

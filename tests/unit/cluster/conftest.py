@@ -146,3 +146,9 @@ def desk() -> Desk:
 def _define() -> Any:
     """Make a definition."""
     return define
+
+
+@pytest.fixture(params=[pytest.param(("asyncio", {}), id="asyncio"), pytest.param(("trio", {}), id="trio")])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """Each kind of event loop."""
+    return request.param

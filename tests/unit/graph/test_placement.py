@@ -178,3 +178,65 @@ def test_nodes_of_a_queue_sit_with_it() -> None:
     assert free.colocation is None
     with pytest.raises(flow.PlacementError, match="'size'"):
         placed(free)
+
+
+# Clusters
+
+CLUSTER = [
+    DeviceName.parse(f"/job:{job}/task:{task}/device:{kind}:0")
+    for job, task in [("ps", 0), ("ps", 1), ("worker", 0), ("worker", 1)]
+    for kind in ("CPU", "GPU")
+]
+HOME = DeviceName("worker", 1)
+
+
+@pytest.mark.parametrize(
+    ("requested", "expected"),
+    [
+        ("", "/job:worker/task:1/device:GPU:0"),
+        ("/cpu:0", "/job:worker/task:1/device:CPU:0"),
+        ("/gpu:*", "/job:worker/task:1/device:GPU:0"),
+        ("/job:worker", "/job:worker/task:1/device:GPU:0"),
+        ("/job:worker/cpu:0", "/job:worker/task:1/device:CPU:0"),
+        ("/job:worker/task:0", "/job:worker/task:0/device:GPU:0"),
+        ("/task:1", "/job:worker/task:1/device:GPU:0"),
+        ("/task:0", "/job:worker/task:0/device:GPU:0"),
+        ("/job:ps", "/job:ps/task:0/device:GPU:0"),
+        ("/job:ps/task:1/cpu:0", "/job:ps/task:1/device:CPU:0"),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_home_goes_first(requested: str, expected: str, order: int) -> None:
+    """Rule 2: of all that fit another kind before the CPU, then the session's own job and task, then by name."""
+    devices = CLUSTER[::order]
+    with flow.Graph():
+        [number] = _place([make(on_both, requested)], devices)
+    assert str(devices[number]) == expected
+
+
+def test_who_names_no_task_stays_at_home() -> None:
+    """Also where only another task has a device of a better kind; else there is none."""
+    devices = [name for name in CLUSTER if name.kind == "CPU" or name.job == "ps"]
+    with flow.Graph():
+        node, on_gpu = make(on_both), make(on_both, "/gpu:0")
+    assert str(devices[_place([node], devices)[0]]) == "/job:worker/task:1/device:CPU:0"
+    with pytest.raises(flow.PlacementError, match="asks for /job:worker/task:1/device:GPU:0: there is no such device"):
+        _place([on_gpu], devices)
+    assert str(devices[_place([on_gpu], devices, soft=True)[0]]) == "/job:worker/task:1/device:CPU:0"
+
+
+def test_who_uses_something_goes_where_it_is() -> None:
+    """Rule 1, over tasks."""
+    with flow.Graph():
+        nodes = [make(on_cpu, key="v", used_on="/job:ps/task:1") for _ in range(2)]
+        private = make(on_cpu, key="w", used_on="")
+    assert [str(CLUSTER[number]) for number in _place([*nodes, private], CLUSTER)] == [
+        "/job:ps/task:1/device:CPU:0",
+        "/job:ps/task:1/device:CPU:0",
+        "/job:worker/task:1/device:CPU:0",
+    ]
+
+
+def _place(nodes: list[flow.Node], devices: list[DeviceName], *, soft: bool = False) -> list[int]:
+    found = place(nodes, devices, soft=soft, placed={}, home=HOME)
+    return [found[node] for node in nodes]
