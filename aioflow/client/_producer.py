@@ -86,6 +86,6 @@ class Producer:
             await host.leave(ref, self.name, lost).waiter.wait()
 
     def _leave_late(self, join: Call, host: Host, ref: QueueRef, reason: str) -> None:
-        if not join.waiter.is_failed:
+        if join.waiter.error is None:
             with suppress(AioflowError):
                 host.leave(ref, self.name, LostProducer(self.name, reason, ""))

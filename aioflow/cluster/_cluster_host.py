@@ -100,7 +100,7 @@ class ClusterHost:
             self._last_graph += 1
             known = self._graphs[graph] = (graph.version, epoch, self._last_graph)
             register(self.master, known[2], frames, soft=soft, log=log)
-        return await run_graph(self.master, known[2], fetched, fed, "")
+        return await run_graph(self.master, known[2], fetched, fed)
 
     async def devices(self) -> list[Any]:
         """Return what is told of the devices of all tasks."""

@@ -15,9 +15,10 @@ from weakref import WeakKeyDictionary
 import anyio
 
 from aioflow.cluster._graph_codec import encode_graph
-from aioflow.cluster._remote_steps import list_devices, register, run_graph
+from aioflow.cluster._parts_elsewhere import PartsElsewhere
+from aioflow.cluster._remote_steps import begin_graph, list_devices, register
 from aioflow.cluster._transfer import RECEIVE, SEND
-from aioflow.errors import AioflowError, ConnectFailed, ConnectionLost, PlacementError
+from aioflow.errors import ConnectFailed, ConnectionLost, PlacementError
 from aioflow.graph import Output, Task, is_folded, partition, place, placement_table, prune
 from aioflow.names import DeviceName
 from aioflow.runtime import no_task_named
@@ -44,6 +45,15 @@ class _Part:
     fetched: list[Output | Node]
     number: int = 0
     life: str = ""
+
+    @property
+    def graph(self) -> Graph:
+        """Its nodes."""
+        return self.part.graph
+
+    def feeds(self, fed: Mapping[Output, Any]) -> dict[Output, Any]:
+        """Return what its placeholders are fed with."""
+        return {placeholder: fed[output] for output, placeholder in self.part.fed.items()}
 
 
 @dataclass(slots=True)
@@ -125,23 +135,28 @@ class Master:
         parts = self._plan(registered, fetched, fed)
         step = f"{self._epoch}:{next(self._steps)}"
         values: list[Any] = [_known(given, fed) for given in fetched]
-        errors: list[AioflowError] = []
-        async with anyio.create_task_group() as group:
-
-            async def run_part(part: _Part) -> None:
-                try:
-                    found = await self._run_part(registered.owner, part, fed, step)
-                except AioflowError as error:
-                    errors.append(error)
-                    group.cancel_scope.cancel()
-                else:
-                    for (place_, _), value in zip(part.part.fetched, found, strict=False):  # the last one has no value
-                        values[place_] = value
-
-            for part in parts:
-                group.start_soon(run_part, part)
-        if errors:
-            raise errors[0]
+        owner = registered.owner
+        elsewhere = PartsElsewhere()
+        try:
+            with elsewhere.scope:
+                others = [part for part in parts if part.part.task != self._task]
+                for part in others:
+                    await self._begin(owner, part, fed, step, elsewhere)
+                found = {}
+                for part in parts:  # the own one first: others may wait for its values
+                    if part.part.task == self._task:
+                        found[self._task] = await self._worker.run(
+                            owner, part.graph, part.fetched, part.feeds(fed), step
+                        )
+                for part in others:
+                    found[part.part.task] = await elsewhere.wait(part.part.task)
+                for part in parts:
+                    for (place_, _), value in zip(part.part.fetched, found[part.part.task], strict=False):
+                        values[place_] = value  # the last one of a part has none
+        finally:
+            await elsewhere.end()
+        if elsewhere.error is not None:
+            raise elsewhere.error
         return values
 
     def forget(self, graph: Graph) -> None:
@@ -199,27 +214,23 @@ class Master:
         for part in parts:
             task = part.part.task
             if task == self._task:
-                self._worker.forget(part.part.graph)
+                self._worker.forget(part.graph)
             else:
                 self._neighbours.drop(task, part.life, part.number)
 
-    # Parts
-
-    async def _run_part(self, owner: str, part: _Part, fed: Mapping[Output, Any], step: str) -> list[Any]:
-        task, graph = part.part.task, part.part.graph
-        feeds = {placeholder: fed[output] for output, placeholder in part.part.fed.items()}
-        if task == self._task:
-            return await self._worker.run(owner, graph, part.fetched, feeds, step)
-        try:
+    async def _begin(
+        self, owner: str, part: _Part, fed: Mapping[Output, Any], step: str, elsewhere: PartsElsewhere
+    ) -> None:
+        """Have another task begin its part; it is sent that first, if it has not got it."""
+        task = part.part.task
+        with elsewhere.naming(task):
             host = await self._neighbours.reach(task)
             if part.life != host.life:
-                frames = encode_graph(graph)
+                frames = encode_graph(part.graph)
                 part.number, part.life = next(self._numbers), host.life
                 self._told.setdefault(owner, set()).add(task)
                 register(host, part.number, frames, owner=owner)
-            return await run_graph(host, part.number, part.fetched, feeds, step)
-        except ConnectionLost as error:
-            raise ConnectionLost(f"{task} was lost while it ran its part of a step: {error}") from error
+            elsewhere.add(task, begin_graph(host, part.number, part.fetched, part.feeds(fed), step))
 
 
 def _known(given: Output | Node, fed: Mapping[Output, Any]) -> Any:

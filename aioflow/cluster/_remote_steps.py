@@ -14,10 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioflow.cluster._remote import RemoteHost
+    from aioflow.cluster._remote_call import RemoteCall
     from aioflow.graph import Node
     from aioflow.transport import Frame
 
-__all__ = ["deregister", "end_owner", "list_devices", "register", "run_graph", "send_tensor"]
+__all__ = [
+    "begin_graph",
+    "deregister",
+    "end_owner",
+    "list_devices",
+    "register",
+    "run_graph",
+    "send_tensor",
+    "values_of",
+]
 
 
 def register(
@@ -32,8 +42,25 @@ def deregister(host: RemoteHost, number: int) -> None:
     host.request(None, lambda request, _: m.DeregisterGraph(request, number))
 
 
-async def run_graph(
+def begin_graph(
     host: RemoteHost, number: int, fetched: Sequence[Output | Node], fed: Mapping[Output, Any], step: str
+) -> RemoteCall:
+    """Begin a step of a graph that was registered; `values_of` reads its answer.
+
+    Raises:
+        ConnectionLost: The server is out of reach since `lost_s`.
+    """
+    fetches, feeds = [_pair(given) for given in fetched], [_pair(output) for output in fed]
+    return host.request(
+        None,
+        lambda request, _: m.RunGraph(request, number, step, fetches, feeds),
+        encode_value(list(fed.values())),
+        gives_up=True,
+    )
+
+
+async def run_graph(
+    host: RemoteHost, number: int, fetched: Sequence[Output | Node], fed: Mapping[Output, Any]
 ) -> list[Any]:
     """Run a step of a graph that was registered; a cancelled wait ends the step and waits for that, within a bound.
 
@@ -41,15 +68,14 @@ async def run_graph(
         AioflowError: What the step raised.
         ConnectionLost: The server was out of reach for `lost_s`, or was started anew: part of the step may be done.
     """
-    fetches, feeds = [_pair(given) for given in fetched], [_pair(output) for output in fed]
-    call = host.request(
-        None,
-        lambda request, _: m.RunGraph(request, number, step, fetches, feeds),
-        encode_value(list(fed.values())),
-        gives_up=True,
-    )
+    call = begin_graph(host, number, fetched, fed, "")
     await complete_put(call, "step")
-    return decode_value(call.waiter.value, OpLibrary.restore)  # type: ignore[no-any-return]
+    return values_of(call.waiter.value)
+
+
+def values_of(answer: Sequence[Frame]) -> list[Any]:
+    """Return the values that a step has answered with."""
+    return decode_value(answer, OpLibrary.restore)  # type: ignore[no-any-return]
 
 
 async def send_tensor(host: RemoteHost, step: str, key: str, frames: Sequence[Frame]) -> None:

@@ -91,7 +91,7 @@ class Worker:
         self.rendezvous.begin(step)
         try:
             self._bind(graph)
-            devices = await self._open_devices()
+            devices = self._devices or await self._open_devices()
             if self._executor is None:
                 self._executor = Executor(devices, self._config)
             tokens = current.set(self._session(owner)), transfer.set(Transfer(step, self.rendezvous, self._deliver))

@@ -5,7 +5,14 @@ in this process, and `aioflow.cluster` has the one behind a connection.
 """
 
 from aioflow.runtime._background import Background
-from aioflow.runtime._cancellation import begin_call, every_call_gives_a_turn, finish, give_turn, is_turn_due
+from aioflow.runtime._cancellation import (
+    await_outcome,
+    begin_call,
+    every_call_gives_a_turn,
+    finish,
+    give_turn,
+    is_turn_due,
+)
 from aioflow.runtime._clock import event_loop_clock, now
 from aioflow.runtime._config import SessionConfig
 from aioflow.runtime._copy_ahead import CopyAhead
@@ -52,6 +59,7 @@ __all__ = [
     "Timer",
     "Waiter",
     "Withdrawn",
+    "await_outcome",
     "begin_call",
     "complete",
     "complete_get",

@@ -43,9 +43,9 @@ class Waiter(Generic[T]):
         return self._value  # type: ignore[return-value]
 
     @property
-    def is_failed(self) -> bool:
-        """Whether an error was set."""
-        return self._error is not None
+    def error(self) -> BaseException | None:
+        """The error that was set, if one was."""
+        return self._error
 
     def resolve(self, value: T) -> None:
         """Set the value; the waiting task runs later, never from within."""
