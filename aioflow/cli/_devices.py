@@ -33,8 +33,8 @@ def add_devices(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--target",
         metavar="ADDRESS",
-        help="of any server: list the devices of all tasks of its cluster instead, by the names that graphs use. A task "
-        "opens its GPUs for that. The key is the one that AIOFLOW_KEYS names",
+        help="of any server: list the devices of all tasks of its cluster instead, by the names that graphs use. Each "
+        "task opens its GPUs for that. The key is the one that AIOFLOW_KEYS names",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_devices)

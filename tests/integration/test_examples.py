@@ -329,7 +329,7 @@ def check_shared_model(example: Example) -> None:
 
 def test_a_cluster_trains_variables_that_two_workers_share() -> None:
     """By one command; both trainers find the same model good enough, and nothing is left behind."""
-    with started("cluster/run.py", "--steps", "400") as example:
+    with started("cluster/run.py", "--steps", "600") as example:
         assert example.finish() == 0, example.output
         check_shared_model(example)
         assert "Traceback" not in example.output
@@ -348,7 +348,7 @@ def test_a_cluster_trains_variables_that_two_workers_share() -> None:
 )
 def test_a_cluster_goes_on_without_what_is_killed(killed: list[str], told: list[str]) -> None:
     """Who used it gets a typed error in time, nobody waits for ever, and the model is good enough in the end."""
-    with started("cluster/run.py", "--steps", "400") as example:
+    with started("cluster/run.py", "--steps", "600") as example:
         example.read_until(r"trainer0 +\| step 50 here")
         killed_at = monotonic()
         for name in killed:
