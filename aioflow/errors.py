@@ -192,6 +192,8 @@ class ConnectionLost(TransportError):
     """The other side of a connection went away; of a session's, it was out of reach for `session_s`.
 
     A put that was waiting may or may not have been accepted; what a get had been sent and not handed over goes back.
+    Of a step, a task was out of reach for `lost_s` or was started anew: how much has run is not known, and the session
+    goes on.
     """
 
 

@@ -1,4 +1,4 @@
-"""`aioflow devices`: the devices of this machine, as its drivers list them."""
+"""`aioflow devices`: the devices of this machine, as its drivers list them, or those of a cluster, as its tasks do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import anyio
+
+from aioflow.client import Session
 from aioflow.devices import list_cards, open_devices
 from aioflow.errors import DeviceUnavailable
 
@@ -23,15 +26,46 @@ def add_devices(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add the command to a parser."""
     parser = commands.add_parser(
         "devices",
-        help="list the devices of this machine",
+        help="list the devices of this machine, or of a cluster",
         description="List the CPU and the GPUs of this machine, with the memory and the processes on each. "
         "Asks the driver, and takes no memory on a GPU.",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="ADDRESS",
+        help="of any server: list the devices of all tasks of its cluster instead, by the names that graphs use. Each "
+        "task opens its GPUs for that. The key is the one that AIOFLOW_KEYS names",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_devices)
 
 
 def _devices(arguments: argparse.Namespace) -> int:
+    if arguments.target is None:
+        _show_machine(as_json=arguments.json)
+    else:
+        _show_cluster(anyio.run(_ask, arguments.target), as_json=arguments.json)
+    return 0
+
+
+async def _ask(target: str) -> tuple[DeviceInfo, ...]:
+    async with Session(target) as session:
+        return await session.devices()
+
+
+def _show_cluster(devices: tuple[DeviceInfo, ...], *, as_json: bool) -> None:
+    if as_json:
+        told = [
+            {"device": d.name, "kind": d.kind, "name": d.description, "memory_limit": d.memory_limit} for d in devices
+        ]
+        print(json.dumps({"devices": told}))
+        return
+    for device in devices:
+        limit = "" if device.memory_limit is None else f"  {device.memory_limit / GIB:.1f} GiB at most"
+        print(f"{device.name}  {device.description}{limit}")
+
+
+def _show_machine(*, as_json: bool) -> None:
     opened = open_devices(device_count={"GPU": 0})  # nothing is opened on a GPU to list it
     cpus = [device.info() for device in opened.devices]
     opened.close()
@@ -41,17 +75,16 @@ def _devices(arguments: argparse.Namespace) -> int:
         cards = list_cards()
     except DeviceUnavailable as error:
         no_cards = str(error)
-    if arguments.json:
+    if as_json:
         gpus = [{"device": f"/device:GPU:{card.index}", **asdict(card)} for card in cards]
         print(json.dumps({"cpus": [_cpu(cpu) for cpu in cpus], "gpus": gpus, "no_gpus": no_cards or None}))
-        return 0
+        return
     for cpu in map(_cpu, cpus):
         print(f"{cpu['device']}  {cpu['name']}")
     for card in cards:
         print(_line(card))
     if not cards:
         print(f"no GPUs: {no_cards or 'the driver lists none'}")
-    return 0
 
 
 def _cpu(info: DeviceInfo) -> dict[str, str]:

@@ -4,7 +4,8 @@
     python examples/cluster/run.py --ray      # the same cluster and programs as Ray actors; needs `aioflow-mq[ray]`
 
 The variables are sharded over the ps tasks, and a queue on one of them is shared by the loader and both trainers. Each
-trainer opens a session on the server of its worker, which is the master of its steps.
+trainer opens a session on the server of its worker, which is the master of its steps. Any of these processes may be
+killed while it trains: its launcher starts it again, and the model is still made.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ async def main() -> None:
     """Run until the programs are done."""
     parser = argparse.ArgumentParser(description="Train shared variables by two workers.")
     parser.add_argument("--ray", action="store_true", help="on Ray instead of aioflow's own launcher")
+    parser.add_argument("--steps", type=int, help="how many the trainers make together")
     arguments = parser.parse_args()
+    if arguments.steps is not None:
+        os.environ["DIGITS_STEPS"] = str(arguments.steps)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the matrices are small: leave the cores to the other processes
     with tempfile.TemporaryDirectory(prefix="aioflow-") as folder:

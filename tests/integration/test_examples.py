@@ -23,6 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCURACY_MIN = 93.0
 LOSS_MAX = 2.6
 INTERRUPTED_S = 2.0  # within which everything has ended after a Ctrl-C
+TOLD_S = 10.0  # within which everybody knows of the loss of a server
 
 # The bound of every wait in this file: a line or an exit that does not come fails the test.
 pytestmark = pytest.mark.timeout(60)
@@ -54,6 +55,10 @@ class Example:
         """Send SIGINT to one process; for run.py to its whole group, as a terminal does."""
         send = os.killpg if name == "run.py" else os.kill
         send(self.pids[name], signal.SIGINT)
+
+    def kill_one(self, name: str) -> None:
+        """Kill one process as the system does that has no memory left."""
+        os.kill(self.pids[name], signal.SIGKILL)
 
     def leftovers(self) -> list[str]:
         """Name the processes that still exist and the files in the temporary folder."""
@@ -312,3 +317,48 @@ def test_an_interrupt_ends_all_of_the_sentences(name: str, moment: str, code: in
         assert re.search(reason, example.output, re.MULTILINE), example.output
         assert "Traceback" not in example.output
         assert example.leftovers() == []
+
+
+def check_shared_model(example: Example) -> None:
+    """Both trainers have found it good enough, and nothing is left."""
+    found = re.findall(r"trainer\d +\| the shared model recognises (\S+)% of the test images", example.output)
+    assert len(found) == 2, example.output
+    assert min(map(float, found)) >= ACCURACY_MIN, example.output
+    assert example.leftovers() == []
+
+
+def test_a_cluster_trains_variables_that_two_workers_share() -> None:
+    """By one command; both trainers find the same model good enough, and nothing is left behind."""
+    with started("cluster/run.py", "--steps", "600") as example:
+        assert example.finish() == 0, example.output
+        check_shared_model(example)
+        assert "Traceback" not in example.output
+        assert len(example.pids) == 1 + 4 + 3
+
+
+@pytest.mark.parametrize(
+    ("killed", "told"),
+    [
+        (["/job:worker/task:0"], ["trainer0"]),
+        (["loader", "trainer1"], []),
+        (["/job:ps/task:0"], ["loader", "trainer0", "trainer1"]),  # the queue, and every second variable
+        (["/job:ps/task:1"], ["trainer0", "trainer1"]),  # variables alone
+    ],
+    ids=["worker", "programs", "ps-with-the-queue", "ps"],
+)
+def test_a_cluster_goes_on_without_what_is_killed(killed: list[str], told: list[str]) -> None:
+    """Who used it gets a typed error in time, nobody waits for ever, and the model is good enough in the end."""
+    with started("cluster/run.py", "--steps", "600") as example:
+        example.read_until(r"trainer0 +\| step 50 here")
+        killed_at = monotonic()
+        for name in killed:
+            example.kill_one(name)
+        for name in set(told):
+            error = rf"^{name} +\| (ConnectionLost|NotInitialised|QueueReset): "
+            if not re.search(error, example.output, re.MULTILINE):
+                example.read_until(error)
+        assert monotonic() - killed_at < TOLD_S
+        assert example.finish() == 0, example.output
+        check_shared_model(example)
+        again = re.findall(r"^(\S+) +\| started as process", example.output, re.MULTILINE)
+        assert {name for name in again if again.count(name) > 1} >= set(killed)
