@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aioflow import errors
 from aioflow.cluster import _messages as m
 from aioflow.cluster._fields import COMPONENTS_MAX
-from aioflow.errors import AioflowError, EndOfQueue, NodeFailed, RemoteError
+from aioflow.errors import AioflowError, DeviceOutOfMemory, EndOfQueue, NodeFailed, RemoteError
 from aioflow.queues import QueueStats
 from aioflow.resources import LostProducer
 
@@ -60,12 +60,16 @@ def pack_error(request: int, error: Exception) -> m.Error:
     lost = error.lost_producers if isinstance(error, EndOfQueue) else ()
     foreseen = isinstance(error, AioflowError)
     failed = error if isinstance(error, NodeFailed) else None
-    unforeseen = error.__cause__ if failed is not None else None if foreseen else error
+    unforeseen: BaseException | None = error if isinstance(error, RemoteError) or not foreseen else None
+    if failed is not None:
+        unforeseen = failed.__cause__
     text = "" if unforeseen is None else "".join(traceback.format_exception(unforeseen))
     if isinstance(unforeseen, RemoteError):  # it was told by another task
         text = unforeseen.traceback_text
-    # The first notes of an EndOfQueue are its lost producers' tracebacks: the other side makes them again.
-    notes: Sequence[str] = getattr(error, "__notes__", ())[sum(bool(producer.traceback) for producer in lost) :]
+    # The first notes of an EndOfQueue are its lost producers' tracebacks, and that of a RemoteError is its own: the
+    # other side makes them again.
+    made = sum(bool(producer.traceback) for producer in lost) + (isinstance(error, RemoteError) and bool(text))
+    notes: Sequence[str] = getattr(error, "__notes__", ())[made:]
     return m.Error(
         request,
         type(error).__name__ if foreseen else RemoteError.__name__,
@@ -76,6 +80,7 @@ def pack_error(request: int, error: Exception) -> m.Error:
         cut(text, TRACEBACK_BYTES, end=True),
         cut(failed.node, NAME_BYTES) if failed is not None else "",
         cut(failed.device, NAME_BYTES) if failed is not None else "",
+        [error.asked, error.held, error.limit] if isinstance(error, DeviceOutOfMemory) else [],
     )
 
 
@@ -95,7 +100,9 @@ def unpack_error(message: m.Error, address: str) -> AioflowError:
         error = EndOfQueue(message.text, lost_producers=lost)
     elif kind is NodeFailed:
         error = NodeFailed(message.text, node=message.node, device=message.device)
-        error.__cause__ = _remote_error(message, message.text.rpartition(", failed: ")[2], message.device)
+        error.__cause__ = _remote_error(message, message.text.partition(", failed: ")[2], message.device)
+    elif kind is DeviceOutOfMemory:
+        error = DeviceOutOfMemory(message.text, **dict(zip(("asked", "held", "limit"), message.figures, strict=False)))
     elif isinstance(kind, type) and issubclass(kind, AioflowError) and kind is not RemoteError:
         error = kind(message.text)
     else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aioflow.cluster._fields import COMPONENTS_MAX
 from aioflow.cluster._library import OpLibrary, check_path
-from aioflow.cluster._values import Decoder, Encoder
+from aioflow.cluster._values import DEPTH_MAX, Decoder, Encoder
 from aioflow.errors import AioflowError, PlacementError, RemoteProtocolError, SpecMismatch
 from aioflow.graph import Argument, Colocation, Graph, Node, Op, Output
 from aioflow.names import DeviceName
@@ -76,13 +77,20 @@ class _GraphEncoder:
         colocation = node.colocation and self._colocation(node.colocation)
         return [node.name, number, arguments, list(node.keywords), controls, node.device, colocation, node.line]
 
-    def _argument(self, argument: Argument) -> list[Any]:
+    def _argument(self, argument: Argument, depth: int = 0) -> list[Any]:
         if argument.is_container:
+            if depth >= DEPTH_MAX:
+                raise SpecMismatch(f"it is nested more than {DEPTH_MAX} deep")
             if isinstance(argument.value, dict):
-                items = [[self._encoder.tree(key), self._argument(item)] for key, item in argument.value.items()]
-                return [_DICT, items]
+                return [
+                    _DICT,
+                    [
+                        [self._encoder.tree(key), self._argument(item, depth + 1)]
+                        for key, item in argument.value.items()
+                    ],
+                ]
             kind = _LIST if isinstance(argument.value, list) else _TUPLE
-            return [kind, [self._argument(item) for item in argument.value]]
+            return [kind, [self._argument(item, depth + 1) for item in argument.value]]
         if argument.inputs:
             output = argument.inputs[0]
             return [_OUTPUT, output.node.index, output.value_index]
@@ -126,7 +134,9 @@ class _GraphDecoder:
             node.colocation = Colocation(key, _device(place))
         self._graph.nodes.append(node)
 
-    def _argument(self, tree: Any) -> Argument:
+    def _argument(self, tree: Any, depth: int = 0) -> Argument:
+        if depth > DEPTH_MAX:
+            raise RemoteProtocolError(f"an argument nested more than {DEPTH_MAX} deep")
         match tree:
             case [int(kind), value] if kind == _CONSTANT:
                 return Argument((), self._decoder.value(value))
@@ -136,19 +146,21 @@ class _GraphDecoder:
                     raise RemoteProtocolError(f"output {index} of a node that has {node.op.num_outputs}")
                 return Argument((Output(node, index),))
             case [int(kind), list(items)] if kind in {_LIST, _TUPLE}:
-                leaves = [self._argument(item) for item in items]
+                leaves = [self._argument(item, depth + 1) for item in items]
                 return Argument(_inputs(leaves), leaves if kind == _LIST else tuple(leaves), is_container=True)
             case [int(kind), list(pairs)] if kind == _DICT:
-                built = {self._decoder.value(key): self._argument(item) for key, item in pairs}
+                built = {self._decoder.value(key): self._argument(item, depth + 1) for key, item in pairs}
                 return Argument(_inputs(list(built.values())), built, is_container=True)
             case _:
                 raise RemoteProtocolError(f"an argument of no known kind: {tree!r:.80}")
 
 
 def _op(path: str, name: str, num_outputs: int, kinds: list[str]) -> Op:
+    if _number(num_outputs) > COMPONENTS_MAX:
+        raise RemoteProtocolError(f"an op of {num_outputs} outputs; expected at most {COMPONENTS_MAX}")
     if OpLibrary.is_own(path):
         return OpLibrary().find(path, num_outputs)
-    return Op.elsewhere(str(path), str(name), _number(num_outputs), map(str, kinds))
+    return Op.elsewhere(str(path), str(name), num_outputs, map(str, kinds))
 
 
 def _device(text: Any) -> DeviceName:

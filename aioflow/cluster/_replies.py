@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 # ruff: noqa: TC001 - the rules of fields are read out of the annotations
@@ -111,6 +111,7 @@ class Error:
         traceback: Its traceback, or that of what made it.
         node: Of a node that failed, its name.
         device: Of a node that failed, its device.
+        figures: Of a device without memory, bytes that were asked for, that are held, and that may be.
     """
 
     id: Id
@@ -122,6 +123,7 @@ class Error:
     traceback: Long = ""
     node: Name = ""
     device: Name = ""
+    figures: Annotated[list[int], Listed(Int(), 3)] = field(default_factory=list[int])
 
 
 @dataclass(frozen=True, slots=True)

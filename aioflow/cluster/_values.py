@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from aioflow.transport import Frame
 
-__all__ = ["Decoder", "Encoder", "Restore", "decode_value", "encode_value"]
+__all__ = ["DEPTH_MAX", "Decoder", "Encoder", "Restore", "decode_value", "encode_value"]
 
 # A frame costs a system call or two, and is misaligned below about 8 KiB, so that it is copied all the same.
 INLINE_BYTES = 8192
@@ -93,6 +93,7 @@ class Encoder:
             name = dtype_name(array.dtype)
         except SpecMismatch as error:
             raise SpecMismatch(f"a {type(value).__name__} cannot travel to another process: {error}") from error
+        array = array.astype(numpy_dtype(name), copy=False)  # of this machine's byte order
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if len(data) > FRAME_BYTES_MAX:
             raise SpecMismatch(f"an array of {len(data)} bytes cannot travel: a message has {FRAME_BYTES_MAX} at most")

@@ -11,7 +11,7 @@ from aioflow import errors
 from aioflow.cluster import _messages as m
 from aioflow.cluster._answers import cut, pack_error, pack_stats, unpack_error, unpack_stats
 from aioflow.cluster._codec import HEADER_BYTES_MAX, decode, encode
-from aioflow.errors import AioflowError, EndOfQueue, RemoteError
+from aioflow.errors import AioflowError, DeviceOutOfMemory, EndOfQueue, NodeFailed, RemoteError
 from aioflow.queues import QueueStats
 from aioflow.resources import LostProducer
 
@@ -75,6 +75,51 @@ def test_an_unforeseen_error_arrives() -> None:
     assert (arrived.type_name, arrived.peer) == ("KeyError", "tcp://server:1")
     assert str(arrived) == "tcp://server:1: 'x'"
     assert '_NOTHING["x"]' in arrived.traceback_text
+
+
+def test_an_unforeseen_error_arrives_by_way_of_another_server() -> None:
+    """With the same class and traceback, and one note of it."""
+    arrived = _through_the_wire(_through_the_wire(_raised(lambda: _NOTHING["x"])))
+    assert isinstance(arrived, RemoteError)
+    assert arrived.type_name == "KeyError"
+    assert '_NOTHING["x"]' in arrived.traceback_text
+    assert len(arrived.__notes__) == 1
+    assert str(arrived).endswith(": 'x'")
+
+
+def test_a_failed_node_arrives() -> None:
+    """With its name, device and cause, from a worker, and from there by way of the master."""
+
+    def fail() -> None:
+        try:
+            _NOTHING["a, failed: b"]
+        except KeyError as error:
+            text = f"node 'n' on /cpu:0, made at a.py:1, failed: KeyError: {error}"
+            raise NodeFailed(text, node="n", device="/cpu:0") from error
+
+    error: Exception = _raised(fail)
+    error.add_note("a note")
+    for _ in range(2):
+        error = _through_the_wire(error)
+        assert isinstance(error, NodeFailed)
+        assert (error.node, error.device) == ("n", "/cpu:0")
+        assert str(error) == "node 'n' on /cpu:0, made at a.py:1, failed: KeyError: 'a, failed: b'"
+        assert error.__notes__ == ["a note"]
+        cause = error.__cause__
+        assert isinstance(cause, RemoteError)
+        assert str(cause) == "KeyError: 'a, failed: b'"
+        assert (cause.type_name, cause.peer) == ("KeyError", "/cpu:0")
+        assert '_NOTHING["a, failed: b"]' in cause.traceback_text
+        assert cause.traceback_text in cause.__notes__[0]
+
+
+def test_figures_arrive() -> None:
+    """What was asked of a device's memory, and what there is."""
+    error: Exception = DeviceOutOfMemory("full", asked=3 << 40, held=1 << 40, limit=2 << 40)
+    for _ in range(2):
+        error = _through_the_wire(error)
+        assert isinstance(error, DeviceOutOfMemory)
+        assert (error.asked, error.held, error.limit) == (3 << 40, 1 << 40, 2 << 40)
 
 
 def test_an_error_without_text_is_named() -> None:
