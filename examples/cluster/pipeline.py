@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from aioflow import Node
 
-STEPS = int(os.environ.get("DIGITS_STEPS", "1200"))  # of all trainers together
+STEPS = int(os.environ.get("DIGITS_STEPS", "1000"))  # of all trainers together
 PS_TASKS = 2
-BATCH = 32
-RATE = 0.2
+BATCH = 64
+RATE = 0.3
 HIDDEN = 32
 SEED = 0
 

@@ -23,6 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCURACY_MIN = 93.0
 LOSS_MAX = 2.6
 INTERRUPTED_S = 2.0  # within which everything has ended after a Ctrl-C
+DOWN_S = 5.0  # the same of a launched cluster
 TOLD_S = 10.0  # within which everybody knows of the loss of a server
 
 # The bound of every wait in this file: a line or an exit that does not come fails the test.
@@ -327,15 +328,17 @@ def check_shared_model(example: Example) -> None:
     assert example.leftovers() == []
 
 
+@pytest.mark.timeout(120)  # eight processes, most of whose time is their start
 def test_a_cluster_trains_variables_that_two_workers_share() -> None:
     """By one command; both trainers find the same model good enough, and nothing is left behind."""
-    with started("cluster/run.py", "--steps", "600") as example:
+    with started("cluster/run.py", "--steps", "350") as example:
         assert example.finish() == 0, example.output
         check_shared_model(example)
         assert "Traceback" not in example.output
         assert len(example.pids) == 1 + 4 + 3
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("killed", "told"),
     [
@@ -348,7 +351,7 @@ def test_a_cluster_trains_variables_that_two_workers_share() -> None:
 )
 def test_a_cluster_goes_on_without_what_is_killed(killed: list[str], told: list[str]) -> None:
     """Who used it gets a typed error in time, nobody waits for ever, and the model is good enough in the end."""
-    with started("cluster/run.py", "--steps", "600") as example:
+    with started("cluster/run.py", "--steps", "350") as example:
         example.read_until(r"trainer0 +\| step 50 here")
         killed_at = monotonic()
         for name in killed:
@@ -362,3 +365,16 @@ def test_a_cluster_goes_on_without_what_is_killed(killed: list[str], told: list[
         check_shared_model(example)
         again = re.findall(r"^(\S+) +\| started as process", example.output, re.MULTILINE)
         assert {name for name in again if again.count(name) > 1} >= set(killed)
+
+
+@pytest.mark.timeout(120)
+def test_ctrl_c_ends_a_cluster_in_order() -> None:
+    """Within the launcher's bound, without a traceback, a process or a file that is left."""
+    with started("cluster/run.py", "--steps", "100000") as example:
+        example.read_until(r"trainer0 +\| step 50 here")
+        interrupted = monotonic()
+        example.interrupt("run.py")
+        assert example.finish() == 130, example.output
+        assert monotonic() - interrupted < DOWN_S
+        assert "Traceback" not in example.output
+        assert example.leftovers() == []
