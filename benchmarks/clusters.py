@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 import aioflow as flow
-from aioflow.cli._serve import _keep_freed_memory
+from aioflow.cluster import prepare_process
 from aioflow.transport import find_transport
 from benchmarks.cluster_ops import LARGE, large, pass_on, size_of
 from benchmarks.runner import ROOT
@@ -177,6 +177,6 @@ def run(rounds: int, *, small: bool) -> tuple[dict[str, Any], list[tuple[str, fl
 
 
 if __name__ == "__main__":
-    _keep_freed_memory()  # as the servers do, whose transport this stands for
+    prepare_process()  # as the servers do, whose transport this stands for
     with suppress(KeyboardInterrupt):
         anyio.run(serve_echo, sys.argv[1])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import resource
 import signal
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioflow.cluster import ClusterSpec, Server, parse_cluster, read_cluster
+from aioflow.cluster import ClusterSpec, Server, parse_cluster, prepare_process, read_cluster
 from aioflow.errors import ConnectFailed, PlacementError
 from aioflow.names import address_scheme
 from aioflow.runtime import SessionConfig
@@ -26,11 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["add_serve"]
 
 BIND_DEFAULT = "ipc:///tmp/flow.sock"
-
-# From glibc's malloc.h. Frames of this size and more are mapped by themselves, and so much freed memory is kept: the
-# first touch of new memory costs ten times a copy, and a queue needs the same again at once.
-M_TRIM_THRESHOLD, TRIM_BYTES = -1, 256 << 20
-M_MMAP_THRESHOLD, MMAP_BYTES = -3, 32 << 20
 
 
 def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -110,8 +102,7 @@ def _read(arguments: argparse.Namespace) -> tuple[ClusterSpec, SessionConfig]:
 
 
 async def _serve(make: Callable[[], Server]) -> int:
-    _keep_freed_memory()
-    _allow_descriptors()
+    prepare_process()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         made = make()
         if address_scheme(made.address) == "inproc":
@@ -128,17 +119,3 @@ async def _stop_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelSc
     async for _ in signals:
         scope.cancel()
         return
-
-
-def _allow_descriptors() -> None:
-    """Raise the limit of open files to what the system allows: each session needs three."""
-    with suppress(OSError, ValueError):
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _keep_freed_memory() -> None:
-    with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
-        mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)

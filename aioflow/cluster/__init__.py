@@ -12,25 +12,41 @@ A cluster is described by `_spec`, `_programs` and `_cluster_file`; `_supervisio
 is started again, `_supervisor` does it, `_output` shows what the processes print, and `_keeper` outlives them all.
 """
 
-from aioflow.cluster._cluster_file import ClusterFile, parse_cluster, read_cluster
+from aioflow.cluster._cluster_file import ClusterFile, format_cluster, parse_cluster, read_cluster
 from aioflow.cluster._cluster_host import ClusterHost
 from aioflow.cluster._codec import pack_definition, read_definition
 from aioflow.cluster._device_setter import replica_device_setter
+from aioflow.cluster._process import prepare_process
+from aioflow.cluster._programs import Program, parse_programs, parse_task
 from aioflow.cluster._server import Server
 from aioflow.cluster._spec import ClusterSpec
-from aioflow.cluster._supervisor import Running, launch, supervise
+from aioflow.cluster._supervision import GiveUp, History, Start, after_exit, program_starts, server_starts
+from aioflow.cluster._supervisor import ProcessInfo, Running, launch, run_starts, supervise
 
 __all__ = [
     "ClusterFile",
     "ClusterHost",
     "ClusterSpec",
+    "GiveUp",
+    "History",
+    "ProcessInfo",
+    "Program",
     "Running",
     "Server",
+    "Start",
+    "after_exit",
+    "format_cluster",
     "launch",
     "pack_definition",
     "parse_cluster",
+    "parse_programs",
+    "parse_task",
+    "prepare_process",
+    "program_starts",
     "read_cluster",
     "read_definition",
     "replica_device_setter",
+    "run_starts",
+    "server_starts",
     "supervise",
 ]

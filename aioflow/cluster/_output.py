@@ -45,7 +45,11 @@ class Lines:
 
 
 class Output:
-    """Shows lines on standard output, in the order in which they are given; in colours on a terminal only."""
+    """Shows lines on standard output, in the order in which they are given; in colours on a terminal only.
+
+    Args:
+        names: Of the processes, which stand in front of the lines; without any nothing does.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._width = max(map(len, names), default=0)
@@ -61,7 +65,7 @@ class Output:
                 await self._texts.send("".join(f"{self._prefix(name)}{line}\n" for line in lines))
 
     def _prefix(self, name: str) -> str:
-        prefix = f"{name:<{self._width}} | "
+        prefix = f"{name:<{self._width}} | " if self._width else ""
         return f"\033[{self._colours[name]}m{prefix}\033[0m" if name in self._colours else prefix
 
     def close(self) -> None:

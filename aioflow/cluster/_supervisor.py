@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from aioflow.cluster._programs import Program
 
-__all__ = ["ProcessInfo", "Running", "launch", "supervise"]
+__all__ = ["ProcessInfo", "Running", "launch", "run_starts", "supervise"]
 
 logger = logging.getLogger("aioflow.supervisor")
 
@@ -127,11 +127,25 @@ def supervise(
         AioflowError: As `launch`.
     """
     starts = server_starts(cluster, devices, ops, sys.executable) + program_starts(programs, cluster, sys.executable)
-    return _run(starts, format_cluster(cluster, config), has_keys=needs_keys(cluster))
+    names = [start.name for start in starts]
+    return run_starts(starts, format_cluster(cluster, config), names, has_keys=needs_keys(cluster))
 
 
 @asynccontextmanager
-async def _run(starts: Sequence[Start], cluster: str, *, has_keys: bool) -> AsyncGenerator[Running]:
+async def run_starts(
+    starts: Sequence[Start], cluster: str = "", shown: Sequence[str] = (), *, has_keys: bool = False
+) -> AsyncGenerator[Running]:
+    """Run processes as `launch` does, within an `async with`.
+
+    Args:
+        starts: The processes.
+        cluster: What each server reads from its standard input.
+        shown: Whose names stand in front of what they print; none where there is one, and another shows its name.
+        has_keys: Whether keys are made for them.
+
+    Raises:
+        ProcessFailed: As `launch`.
+    """
     made = ExitStack()
     try:
         keys: dict[str, Path] = {}
@@ -139,7 +153,7 @@ async def _run(starts: Sequence[Start], cluster: str, *, has_keys: bool) -> Asyn
             names = [LAUNCHER, *(start.name for start in starts if not start.is_server)]
             keys = await anyio.to_thread.run_sync(made.enter_context, launch_keys(names))
             starts = [with_keys(start, keys) for start in starts]
-        supervisor = _Supervisor(starts, cluster)
+        supervisor = _Supervisor(starts, cluster, shown)
         try:
             with supervisor.scope:
                 await supervisor.start()
@@ -211,12 +225,12 @@ class _Child:
 
 
 class _Supervisor:
-    def __init__(self, starts: Sequence[Start], cluster: str) -> None:
+    def __init__(self, starts: Sequence[Start], cluster: str, shown: Sequence[str]) -> None:
         self.children = [_Child(start) for start in starts]
         self.error: BaseException | None = None
         self.scope = anyio.CancelScope()
         self._cluster = cluster
-        self._output = Output([start.name for start in starts])
+        self._output = Output(shown)
         self._keeper = _Keeper()
         self._background = Background(self._failed)
         self._stopping = anyio.Event()

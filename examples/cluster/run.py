@@ -39,12 +39,14 @@ def cluster(folder: str) -> flow.ClusterSpec:
 
 def programs() -> dict[str, Any]:
     """Return what runs beside the servers."""
-    found: dict[str, Any] = {"loader": ["python", str(HERE / "loader.py")]}
+    # Said to each, since on Ray they do not have the environment of this process.
+    steps = {"DIGITS_STEPS": os.environ["DIGITS_STEPS"]} if "DIGITS_STEPS" in os.environ else {}
+    found: dict[str, Any] = {"loader": {"command": ["python", str(HERE / "loader.py")], "env": steps}}
     for worker in range(WORKERS):
         found[f"trainer{worker}"] = {
             "command": ["python", str(HERE / "trainer.py")],
             "target": f"/job:worker/task:{worker}",
-            "env": {"WORKER": str(worker)},
+            "env": {"WORKER": str(worker), **steps},
         }
     return found
 

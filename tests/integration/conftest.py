@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -60,6 +62,44 @@ class Program:
         """Kill it, if it still runs, and wait."""
         self.process.kill()
         self.process.wait()
+
+
+class Watch:
+    """Waits for the ends of processes that are not children of this one."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._stack = ExitStack()
+        self._poll = select.poll()
+        self._descriptors = {os.pidfd_open(pid): pid for pid in pids}
+        for descriptor in self._descriptors:
+            self._stack.callback(os.close, descriptor)
+            self._poll.register(descriptor, select.POLLIN)
+
+    def left(self, within_s: float) -> list[int]:
+        """Return those that have not ended within so many seconds."""
+        left, end = dict(self._descriptors), monotonic() + within_s
+        while left and (remaining := end - monotonic()) > 0:
+            for descriptor, _ in self._poll.poll(remaining * 1000):
+                self._poll.unregister(descriptor)
+                del left[descriptor]
+        return list(left.values())
+
+    def close(self) -> None:
+        """Release what the system gave."""
+        self._stack.close()
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[[list[int]], Watch]]:
+    """Watch processes by their numbers."""
+    with ExitStack() as stack:
+
+        def make(pids: list[int]) -> Watch:
+            made = Watch(pids)
+            stack.callback(made.close)
+            return made
+
+        yield make
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,8 +19,8 @@ import aioflow as flow
 from aioflow.cluster._cluster_file import format_cluster
 from aioflow.cluster._programs import parse_programs
 from aioflow.cluster._supervision import program_starts, server_starts
-from aioflow.cluster._supervisor import _run
-from tests.integration.conftest import Program
+from aioflow.cluster._supervisor import run_starts
+from tests.integration.conftest import Program, Watch
 
 # The bounds of the design.
 UP_S = 3.0
@@ -58,44 +57,6 @@ def up(tmp_path: Path, cluster: dict[str, list[str]], run_program: Callable[...,
         return run_program("-m", "aioflow", "up", str(path))
 
     return start
-
-
-class Watch:
-    """Waits for the ends of processes that are not children of this one."""
-
-    def __init__(self, pids: list[int]) -> None:
-        self._stack = ExitStack()
-        self._poll = select.poll()
-        self._descriptors = {os.pidfd_open(pid): pid for pid in pids}
-        for descriptor in self._descriptors:
-            self._stack.callback(os.close, descriptor)
-            self._poll.register(descriptor, select.POLLIN)
-
-    def left(self, within_s: float) -> list[int]:
-        """Return those that have not ended within so many seconds."""
-        left, end = dict(self._descriptors), monotonic() + within_s
-        while left and (remaining := end - monotonic()) > 0:
-            for descriptor, _ in self._poll.poll(remaining * 1000):
-                self._poll.unregister(descriptor)
-                del left[descriptor]
-        return list(left.values())
-
-    def close(self) -> None:
-        """Release what the system gave."""
-        self._stack.close()
-
-
-@pytest.fixture
-def watch() -> Iterator[Callable[[list[int]], Watch]]:
-    """Watch processes by their numbers."""
-    with ExitStack() as stack:
-
-        def make(pids: list[int]) -> Watch:
-            made = Watch(pids)
-            stack.callback(made.close)
-            return made
-
-        yield make
 
 
 def _pids(program: Program, count: int) -> list[int]:
@@ -327,7 +288,7 @@ async def test_a_cluster_with_keys(cluster: dict[str, list[str]]) -> None:
     code = f"import aioflow as flow, asyncio\nasync def main():\n {listing}\nasyncio.run(main())"
     starts += program_starts(parse_programs({"lists": ["python", "-c", code]}, spec), spec, sys.executable)
     address = spec.task_address("worker", 0)
-    async with _run(starts, format_cluster(spec, flow.SessionConfig()), has_keys=True) as running:
+    async with run_starts(starts, format_cluster(spec, flow.SessionConfig()), has_keys=True) as running:
         await running.join()
         async with flow.Session(address, credentials=running.credentials) as session:
             assert len(await session.devices()) == 3
