@@ -98,6 +98,7 @@ class Link:
         self._welcome: Waiter[None] = Waiter()
         self._goodbye: Waiter[None] = Waiter()
         self._lost = anyio.Event()
+        self._is_welcome = False  # on the present connection
         self._reason = ""
         self._is_over = False
 
@@ -258,10 +259,12 @@ class Link:
         """Be without a connection, and have another one made."""
         if self._connection is not None:
             self._reason = reason
+            was_welcome = self._is_welcome
             self._drop()
             self._lost.set()
-            self._outages += 1
-            self._background.group.start_soon(self._tell_unreachable, self._outages)
+            if was_welcome:  # else the outage goes on
+                self._outages += 1
+                self._background.group.start_soon(self._tell_unreachable, self._outages)
 
     async def _tell_unreachable(self, outage: int) -> None:
         await anyio.sleep(self._config.lost_s)
@@ -274,6 +277,7 @@ class Link:
         if connection is not None:
             connection.abort()
         self._numbers += 1
+        self._is_welcome = False
         self._peer.disconnected()
 
     # What arrives
@@ -299,6 +303,7 @@ class Link:
             match event:
                 case Welcomed():
                     self._welcomed_at = now()
+                    self._is_welcome = True
                     self.unreachable = ""
                     self._on_event(event)
                     self._welcome.resolve(None)

@@ -49,5 +49,7 @@ async def combine(node: int, values: list[Any], seconds: float = 0.0, how: str =
 @flow.op(num_outputs=2)
 async def split(node: int, values: list[Any], seconds: float = 0.0) -> tuple[int, int]:
     """Return two values."""
+    events.append(("begin", node))
     await anyio.sleep(seconds)
+    events.append(("end", node))
     return compute(node, values), compute(node + 1, values)

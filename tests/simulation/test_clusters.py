@@ -33,17 +33,17 @@ SEEDS_EACH = 250
 
 CLUSTER = {"ps": ["sim://ps0"], "worker": ["sim://worker0", "sim://worker1"]}
 TASKS = ["/job:ps/task:0", "/job:worker/task:0", "/job:worker/task:1"]
-CONFIG = flow.SessionConfig(connect_s=4, heartbeat_s=1, lost_s=2.5, session_s=6)
-FAULTS = Faults(disconnects=2, partitions=1, restarts=1, slow=1, within_s=3.0, lasting_s=4.0)
+CONFIG = flow.SessionConfig(connect_s=3, heartbeat_s=1.5, lost_s=2, session_s=4)
+FAULTS = Faults(disconnects=2, partitions=1, restarts=1, slow=1, within_s=2.0, lasting_s=2.5)
 
-CLIENTS, STEPS = 2, 3
+CLIENTS, STEPS = 2, 2
 # A step waits for tasks that are missing (connect_s), for silence to be noticed and borne (twice lost_s), or for the
 # session to be over (session_s), and for the withdrawal of what it had begun.
 STEP_S = 20.0
 # A step that is cancelled waits for what becomes of it, within a bound.
 CANCEL_S = 1.5
 # When all faults are over, and what they made end has ended.
-REST_S = 4.0 + 4.0 + 2 * CONFIG.session_s
+REST_S = FAULTS.lasting_s + CONFIG.lost_s + CONFIG.session_s + 1.0
 
 
 class Client:

@@ -12,6 +12,14 @@ import anyio
 import pytest
 
 import aioflow as flow
+from aioflow.cluster import _messages as m
+from aioflow.cluster._codec import encode
+from aioflow.cluster._library import OpLibrary
+from aioflow.cluster._steps import TensorCame
+from aioflow.cluster._values import encode_value
+from aioflow.errors import TransportError
+from aioflow.graph import Output
+from aioflow.transport import Connection, Frame, find_transport
 
 pytestmark = pytest.mark.anyio
 
@@ -82,3 +90,85 @@ async def until_waiting(queue: flow.FIFOQueue) -> None:
     with anyio.fail_after(TEST_S):
         while not (await queue.stats()).gets_waiting:
             await anyio.sleep(0.001)
+
+
+class _Refusing:
+    """A server that ends each connection before its welcome."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def received(self, frames: list[Frame]) -> None:
+        """Answer what comes with a goodbye that leaves the session alive."""
+        del frames
+        self._connection.send(encode(m.Goodbye("ConnectionLost", "not now")))
+
+    def lost(self, error: TransportError) -> None:
+        """Learn of the end."""
+
+
+async def test_an_outage_is_one_though_connections_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps give up after `lost_s` also where each new connection is ended before its welcome."""
+    monkeypatch.setattr("aioflow.cluster._link.PAUSE_MAX_S", 0.02)
+    address = f"inproc://refusing-{next(_numbers)}"
+    server = await flow.Server({"local": [address]}, config=CONFIG).start()
+    async with flow.Session(address, config=CONFIG) as session:
+        with flow.Graph():
+            value = flow.identity(1)
+        assert await session.run(value) == 1
+        await server.close()
+        async with anyio.create_task_group() as group:
+            listener = await find_transport(address).listen(address, _Refusing, group)
+            begun = anyio.current_time()
+            with pytest.raises(flow.ConnectionLost, match="not now"):
+                await session.run(value)
+            assert CONFIG.lost_s * 0.9 < anyio.current_time() - begun + 0.2 < CONFIG.session_s * 0.8
+            await listener.aclose()
+            group.cancel_scope.cancel()
+
+
+async def test_early_values_expire_without_another_deadline() -> None:
+    """The timer hears of them."""
+    async with cluster() as (_, worker, __):
+        service = worker._service
+        service._broker.steps._effects.append(TensorCame("step", "key", encode_value(1)))
+        worker._send()
+        rendezvous = service._worker.rendezvous
+        assert not rendezvous.is_empty
+        await until(lambda: rendezvous.is_empty)
+
+
+async def test_a_part_that_cannot_begin_keeps_no_values() -> None:
+    """Where the server has not one of its ops: those that came are dropped with it, and those that come later."""
+    async with cluster() as (_, worker, __):
+        runner = worker._service._worker
+        with flow.Graph() as graph, flow.device(TASKS[1]):
+            node = missing()
+        runner._library = OpLibrary()
+        runner.rendezvous.give("step", "key", encode_value(1), 0.0)
+        with pytest.raises(flow.UnknownOp):
+            await runner.run("owner", graph, [Output(node, 0)], {}, "step")
+        runner.rendezvous.give("step", "other", encode_value(1), 0.0)
+        assert runner.rendezvous.is_empty
+
+
+async def test_a_session_between_tasks_that_was_started_anew_is_sent_parts_again() -> None:
+    """A task forgets parts with the session of the master, although it is the same server."""
+    async with cluster() as (_, worker, other):
+        with flow.Graph(), flow.device(TASKS[2]):
+            value = flow.identity(1)
+        async with flow.Session(worker, config=CONFIG) as session:
+            assert await session.run(value) == 1
+            [host] = [host for task, host in worker._service._neighbours._hosts.items() if str(task) == TASKS[2]]
+            known = other._broker._sessions.get(host.secret)
+            assert known is not None
+            other._broker._end_for(known, "for a test")
+            other._send()
+            await until(lambda: host.has_ended)
+            assert await session.run(value) == 1
+
+
+@flow.op
+def missing() -> int:
+    """Be missing on a server that does not name this module."""
+    return 1
