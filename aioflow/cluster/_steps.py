@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -188,8 +187,9 @@ class Steps:
         registered = session.graphs.get(message.graph)
         if registered is None:
             raise NotFound(f"this session has no graph number {message.graph}")
-        if not isinstance(registered, RegisteredGraph):
-            raise copy.copy(registered)  # an instance that is raised again and again keeps every traceback
+        if not isinstance(registered, RegisteredGraph):  # not raised: that would end the session
+            self._tickets.answer(session, message.id, pack_error(message.id, registered))
+            return
         graph = registered.graph
         fetched = [_output(graph, *pair) for pair in message.fetches]
         values = decode_value(frames, OpLibrary.restore)
