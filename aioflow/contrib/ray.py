@@ -52,7 +52,7 @@ ROOM_S = 10.0
 
 # How long programs and servers have to end when they are told to; and Ray to say that an actor is gone.
 STOP_S = {False: 3.0, True: 2.0}
-GONE_S = 3.0
+GONE_S = 2.0
 
 # How a process of an actor has ended, of which Ray says no more than that it has.
 KILLED = -9
