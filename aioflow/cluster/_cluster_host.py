@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import anyio
 
 from aioflow.cluster._graph_codec import encode_graph
+from aioflow.cluster._neighbours import missing
 from aioflow.cluster._remote import RemoteHost
 from aioflow.cluster._remote_steps import deregister, list_devices, register, run_graph
 from aioflow.errors import ConnectFailed, PlacementError
@@ -132,7 +133,7 @@ class ClusterHost:
         try:
             await host.open()
         except ConnectFailed as error:
-            raise ConnectFailed(f"{task} is missing: {error}") from error
+            raise ConnectFailed(missing(task, address, self._config.connect_s)) from error
         if self._is_closed:
             await host.close()
         self._others[task] = host

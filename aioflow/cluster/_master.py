@@ -94,14 +94,14 @@ class Master:
             ConnectFailed: Tasks are missing; names them.
         """
         found: dict[Task, list[Any]] = {}
-        missing: list[str] = []
+        absent: list[str] = []
 
         async def ask(task: Task) -> None:
             try:
                 host = await self._neighbours.reach(task)
                 found[task] = await list_devices(host, whole=False)
             except (ConnectFailed, ConnectionLost) as error:
-                missing.append(f"{task} ({error})")
+                absent.append(str(error))
 
         found[self._task] = [
             [info.name, info.kind, info.memory_limit, info.description] for info in await self._worker.devices()
@@ -110,9 +110,9 @@ class Master:
             for task in self._tasks:
                 if task != self._task:
                     group.start_soon(ask, task)
-        if missing:
+        if absent:
             raise ConnectFailed(
-                f"{len(missing)} of {len(self._tasks)} tasks of the cluster are missing: {'; '.join(sorted(missing))}"
+                f"{len(absent)} of {len(self._tasks)} tasks of the cluster are missing: {'; '.join(sorted(absent))}"
             )
         ordered = [self._task, *(task for task in self._tasks if task != self._task)]
         self._devices = {task: [DeviceName.parse(device[0]) for device in found[task]] for task in ordered}

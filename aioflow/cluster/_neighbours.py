@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aioflow.runtime import SessionConfig
     from aioflow.transport import Frame
 
-__all__ = ["Neighbours"]
+__all__ = ["Neighbours", "missing"]
 
 
 class Neighbours:
@@ -84,8 +84,16 @@ class Neighbours:
         try:
             await host.open()
         except ConnectFailed as error:
-            raise ConnectFailed(f"{task} is missing: {error}") from error
+            raise ConnectFailed(missing(task, self._addresses[task], self._config.connect_s)) from error
         if self._is_closed:
             await host.close()
         self._hosts[task] = host
         return host
+
+
+def missing(task: Task, address: str, connect_s: float) -> str:
+    """Say that a task of a cluster was not reached, and how it is started."""
+    return (
+        f"{task} is missing: nobody answered at {address} within {connect_s:g} s; start it with: "
+        f"aioflow serve --cluster cluster.toml --job {task.job} --task {task.task}"
+    )

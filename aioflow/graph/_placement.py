@@ -52,7 +52,7 @@ def place(
     order = sorted(range(len(devices)), key=lambda number: _rank(devices[number], home))
     groups: dict[Hashable, list[Node]] = {}
     for node in nodes:
-        groups.setdefault(node if node.colocation is None else node.colocation.key, []).append(node)
+        groups.setdefault(_group(node), []).append(node)
     choices: dict[tuple[DeviceName, frozenset[str]], list[int]] = {}
     chosen: dict[Node, int] = {}
     for members in groups.values():
@@ -82,6 +82,12 @@ def _rank(device: DeviceName, home: DeviceName) -> tuple[Any, ...]:
     """Rule 2, for `sorted`."""
     is_foreign = (device.job != home.job, (device.job, device.task) != (home.job, home.task))
     return device.kind == "CPU", *is_foreign, device.job or "", device.task or 0, device.index or 0
+
+
+def _group(node: Node) -> Hashable:
+    """Rule 1: who belongs together; one name on two tasks is two things."""
+    used = node.colocation
+    return node if used is None else (used.key, used.device.job, used.device.task)
 
 
 def _requested(members: Sequence[Node]) -> DeviceName:

@@ -172,3 +172,28 @@ async def test_a_session_between_tasks_that_was_started_anew_is_sent_parts_again
 def missing() -> int:
     """Be missing on a server that does not name this module."""
     return 1
+
+
+async def test_a_reset_is_one_of_the_whole_cluster() -> None:
+    """A variable that one session assigned is read through another server, until its container is emptied."""
+    with flow.device(TASKS[0]):
+        kept = flow.Variable(0, name="v")
+        with flow.container("experiment"):
+            gone = flow.Variable(0, name="v")
+    with flow.device(TASKS[2]), flow.container("experiment"):
+        gone_too = flow.Variable(0, name="v")
+    async with cluster() as (ps, worker, other):
+        async with flow.Session(worker) as session:
+            with flow.Graph():
+                assigned = [variable.nodes.assign(7) for variable in (kept, gone, gone_too)]
+            assert await session.run(assigned) == [7, 7, 7]
+        with anyio.fail_after(TEST_S):
+            async with flow.Session(ps) as on_ps, flow.Session(other) as on_other:
+                assert await gone.on(on_other).read() == 7
+                await flow.Session.reset(ps, ["experiment"])
+                with pytest.raises(flow.SessionClosed, match="were reset"):
+                    await kept.on(on_ps).read()
+                for variable in (gone, gone_too):
+                    with pytest.raises(flow.NotInitialised):
+                        await variable.on(on_other).read()
+                assert await kept.on(on_other).read() == 7
