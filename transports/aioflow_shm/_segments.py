@@ -1,0 +1,216 @@
+"""The sender's side of memory: segments that are made once, and the places in them that are used again and again.
+
+A frame may lie in a segment once the other side has mapped it. Places come back with the other side's word that its
+last view is gone, never by themselves; the last one back is used first, as it is warm. A segment none of whose places
+is in use makes room for one of another size.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import mmap
+import os
+import resource
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aioflow_shm._limits import (
+    MEMORY_FROM,
+    SEGMENT_BYTES,
+    SEGMENTS_MAX,
+    SHARE_OF_DESCRIPTORS,
+    SHARE_OF_ONE_FRAME,
+)
+
+if TYPE_CHECKING:
+    from aioflow.transport import Frame
+    from aioflow_shm._parcels import Reference
+
+logger = logging.getLogger("aioflow.shm")
+
+_POISON = 0xA5
+_NUMBERS = 1 << 32
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """Memory with places of one size.
+
+    Attributes:
+        number: Its name on the wire.
+        place_bytes: The size of a place.
+        memory: All of it.
+        fd: Its descriptor, until the other side has it.
+        is_mapped: Whether the other side has mapped it.
+        free: Where the free places begin.
+        used: How many are in use.
+    """
+
+    number: int
+    place_bytes: int
+    memory: mmap.mmap
+    fd: int
+    is_mapped: bool = False
+    free: list[int] = field(default_factory=list)
+    used: int = 0
+
+    def close(self) -> None:
+        """Let go of it; the other side's views stay as they are."""
+        self.close_fd()
+        self.memory.close()
+
+    def close_fd(self) -> None:
+        """Close the descriptor; the other side has it, or will not."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Segments:
+    """The segments of one direction of a connection.
+
+    Args:
+        peer: The other side, for messages to people.
+        bytes_max: Memory that they take in all.
+        poison: Whether what comes back is overwritten, so that a view that should be gone is found out.
+
+    Attributes:
+        made: Segments that the other side is to be told of.
+        dropped: Numbers of segments that it may forget.
+    """
+
+    def __init__(self, peer: str, bytes_max: int, *, poison: bool) -> None:
+        self._peer = peer
+        self._bytes_max = bytes_max
+        self._poison = poison
+        self._segments: dict[int, Segment] = {}
+        self._by_size: dict[int, list[Segment]] = {}
+        self._leases: dict[int, tuple[Segment, int]] = {}
+        self._next_segment = 0
+        self._next_lease = 0
+        self._bytes = 0
+        self._is_refused = False
+        self.made: list[Segment] = []
+        self.dropped: list[int] = []
+
+    def put(self, frame: Frame, size: int) -> Reference | None:
+        """Copy a frame to a place, and return where it is; None where it is too small, or there is no place."""
+        if size < MEMORY_FROM or self._is_refused:
+            return None
+        place_bytes = _place_bytes(size)
+        segments = self._by_size.setdefault(place_bytes, [])
+        segment = next((segment for segment in reversed(segments) if segment.free and segment.is_mapped), None)
+        if segment is None:
+            if all(segment.is_mapped for segment in segments):
+                self._make(place_bytes)
+            return None
+        start = segment.free.pop()
+        segment.used += 1
+        segment.memory[start : start + size] = frame if isinstance(frame, bytes) else frame.cast("B")
+        lease = self._next_lease = (self._next_lease + 1) % _NUMBERS
+        self._leases[lease] = (segment, start)
+        return segment.number, start, size, lease
+
+    def answered(self, number: int, *, is_mapped: bool) -> None:
+        """Learn whether the other side has mapped a segment; once it could not, it is told of no more."""
+        segment = self._segments.get(number)
+        if segment is None:
+            return
+        if is_mapped:
+            segment.is_mapped = True
+            return
+        logger.info("%s cannot map memory, or as much: large frames to it travel in packets", self._peer)
+        self._is_refused = True
+        self._forget(segment)
+
+    def end_lease(self, lease: int, *, is_kept: bool) -> None:
+        """Have a place back; where its memory is to be kept as it is, its segment is used no more."""
+        segment, start = self._leases.pop(lease, (None, 0))
+        if segment is None or segment.number not in self._segments:
+            return
+        if is_kept:
+            self._drop(segment)
+            return
+        if self._poison:
+            segment.memory[start : start + segment.place_bytes] = bytes([_POISON]) * segment.place_bytes
+        segment.free.append(start)
+        segment.used -= 1
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for segment in self._segments.values():
+            segment.close()
+        self._segments.clear()
+        self._by_size.clear()
+        self._leases.clear()
+        self.made.clear()
+        self._is_refused = True
+
+    def _make(self, place_bytes: int) -> None:
+        """Make a segment, if there is room for it."""
+        size = max(1, SEGMENT_BYTES // place_bytes) * place_bytes
+        if place_bytes * SHARE_OF_ONE_FRAME > self._bytes_max or not self._make_room(size):
+            return
+        try:
+            fd, memory = _new_memory(size)
+        except OSError as error:
+            logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, error)
+            self._is_refused = True
+            return
+        number = self._next_segment
+        self._next_segment += 1
+        segment = Segment(number, place_bytes, memory, fd, free=list(range(0, size, place_bytes)))
+        self._segments[number] = segment
+        self._by_size[place_bytes].append(segment)
+        self._bytes += size
+        self.made.append(segment)
+
+    def _make_room(self, size: int) -> bool:
+        """Drop segments that are not in use, the oldest first, until there is room for one more."""
+        for segment in tuple(self._segments.values()):
+            if self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX:
+                return True
+            if not segment.used and segment.is_mapped:
+                self._drop(segment)
+        return self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX
+
+    def _drop(self, segment: Segment) -> None:
+        self.dropped.append(segment.number)
+        self._forget(segment)
+
+    def _forget(self, segment: Segment) -> None:
+        del self._segments[segment.number]
+        self._by_size[segment.place_bytes].remove(segment)
+        self._bytes -= len(segment.memory)
+        segment.close()
+
+
+def _place_bytes(size: int) -> int:
+    """Round a size up to one of four between two powers of two, so that frames of about one size share segments."""
+    step = 1 << max((size - 1).bit_length() - 3, 12)
+    return -(-size // step) * step
+
+
+def _new_memory(size: int) -> tuple[int, mmap.mmap]:
+    """Make memory that neither side can shrink: reading beyond its end would end the reader."""
+    fd = os.memfd_create("aioflow", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        check_descriptor(fd)
+        os.posix_fallocate(fd, 0, size)  # so that what is missing is known now, and not at the first touch
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return fd, mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def check_descriptor(fd: int) -> None:
+    """Leave the upper half of the descriptors that are allowed to others.
+
+    Raises:
+        OSError: This one is among them.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and fd >= limit // SHARE_OF_DESCRIPTORS:
+        raise OSError(f"descriptor {fd} of {limit} is in use; raise ulimit -n")
