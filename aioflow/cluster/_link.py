@@ -12,6 +12,7 @@ import anyio
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode, encode
 from aioflow.cluster._events import Ended, Parted, Welcomed
+from aioflow.cluster._nearby import connect_nearest
 from aioflow.errors import AioflowError, ConnectFailed, ConnectionLost, RemoteProtocolError, TransportError
 from aioflow.runtime import Background, Waiter, event_loop_clock, finish, now
 from aioflow.transport import find_transport
@@ -158,11 +159,10 @@ class Link:
         """Connect and wait for the welcome; the caller bounds the wait."""
         self._welcome = Waiter()
         self._numbers += 1
-        transport = find_transport(self._address)
         receiver = _Receiver(self, self._numbers)
-        self._connection = await transport.connect(self._address, receiver, self._background.group)
+        self._connection = await connect_nearest(self._address, receiver, self._background.group)
         if self._beats is None:
-            self._beats = await transport.beat(
+            self._beats = await find_transport(self._address).beat(
                 self._address,
                 lambda number: encode(m.Beat(self._secret, number)),
                 _read_answer,

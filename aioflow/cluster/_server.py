@@ -13,9 +13,10 @@ import numpy as np
 
 from aioflow.cluster._broker import Broker, PeerId, TaskInfo
 from aioflow.cluster._codec import decode
+from aioflow.cluster._nearby import listen_nearby
 from aioflow.cluster._receipts import ReceiptsPage
 from aioflow.cluster._spec import ClusterSpec
-from aioflow.errors import LocalProtocolError, PlacementError, RemoteProtocolError, SessionError
+from aioflow.errors import AddressInUse, LocalProtocolError, PlacementError, RemoteProtocolError, SessionError
 from aioflow.resources import Resources
 from aioflow.runtime import Background, SessionConfig, Timer, finish, now
 from aioflow.transport import find_transport
@@ -23,6 +24,8 @@ from aioflow.transport import find_transport
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
+
+    from anyio.abc import TaskGroup
 
     from aioflow.errors import LostProducer, TransportError
     from aioflow.transport import Connection, Frame, Listener
@@ -73,6 +76,7 @@ class Server:
         self._task = task_index or 0
         self._config = config or SessionConfig()
         self._bind = spec.task_address(self._job, self._task)
+        self._bound = ""
         info = TaskInfo(secrets.token_hex(8), self._job, self._task, spec.num_tasks())
         session_s = self._config.session_s
         resources = Resources(np.random.default_rng, session_s=session_s, bytes_required=True, on_lost=_log_loss)
@@ -90,7 +94,7 @@ class Server:
     @property
     def address(self) -> str:
         """The address as bound; a port of 0 is replaced by the one chosen."""
-        return self._listeners[0].address if self._listeners else self._bind
+        return self._bound or self._bind
 
     @property
     def local_address(self) -> str:
@@ -109,14 +113,26 @@ class Server:
             raise SessionError("this server was started before; make a new one")
         group = await self._background.start()
         try:
-            for address in dict.fromkeys((self._bind, self._local)):
-                listener = await find_transport(address).listen(address, self._accept, group)
-                self._listeners.append(listener)
+            await self._listen(group)
         except BaseException:
             await self.close()
             raise
         group.start_soon(self._timer.run)
         return self
+
+    async def _listen(self, group: TaskGroup) -> None:
+        """Bind what is beside the address, then the address: whoever finds that finds the other too."""
+        taken: AddressInUse | None = None
+        try:
+            if (nearby := await listen_nearby(self._bind, self._accept, group)) is not None:
+                self._listeners.append(nearby)
+        except AddressInUse as error:
+            taken = error  # most likely by a server at the address, and that is what to say then
+        for address in (self._bind, self._local):
+            self._listeners.append(await find_transport(address).listen(address, self._accept, group))
+            self._bound = self._bound or self._listeners[-1].address
+        if taken is not None:
+            raise taken
 
     async def close(self) -> None:
         """Stop: tell every client, send what is under way within a bound, leave no file or thread.
@@ -130,8 +146,9 @@ class Server:
         await finish(self._stop)
 
     async def _stop(self) -> None:
-        for listener in reversed(self._listeners):
-            await listener.aclose()
+        async with anyio.create_task_group() as closing:  # at once: who is turned away at one tries the other
+            for listener in self._listeners:
+                closing.start_soon(listener.aclose)
         await self._background.stop()
         self._stopped.set()
 
