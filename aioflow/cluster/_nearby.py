@@ -64,13 +64,13 @@ async def connect_nearest(address: str, receiver: Receiver, task_group: TaskGrou
     Raises:
         ConnectFailed: The address can never work.
     """
-    transport, path = find_transport(address), nearby_path(address)
+    path = nearby_path(address)
     if path is None:
-        return await transport.connect(address, receiver, task_group)
+        return await find_transport(address).connect(address, receiver, task_group)
     nearby = await _try_nearby(path, receiver, task_group)
     if not isinstance(nearby, str):
         return nearby
-    connection = await transport.connect(address, receiver, task_group)
+    connection = await find_transport(address).connect(address, receiver, task_group)
     nearby = await _try_nearby(path, receiver, task_group)
     if isinstance(nearby, str):
         logger.info("the session with %s goes on without shared memory: %s", address, nearby)

@@ -37,9 +37,14 @@ SHARE_OF_ONE_FRAME = 4
 # A segment has places of one size, and is as large as this if that is more than one.
 SEGMENT_BYTES = 4 << 20
 
-# Segments of one direction: each takes two descriptors on either side. And descriptors that are left to others: the
-# sockets of sessions need them more.
+# Segments of one direction; each takes a descriptor of the sender and two of the receiver.
 SEGMENTS_MAX = 96
+
+# The same of memory that came through other connections and is passed on; and what one side maps at most.
+FOREIGN_MAX = 128
+MAPPED_MAX = SEGMENTS_MAX + FOREIGN_MAX
+
+# Segments take descriptors from the lower half of those that are allowed: the sockets of sessions need the others more.
 SHARE_OF_DESCRIPTORS = 2
 
 # Messages that wait in an outbox for a peer that does not read, before it is cut off: more than all the answers that a

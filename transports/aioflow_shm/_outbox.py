@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from aioflow.transport import Frame
     from aioflow_shm._leases import Leases
-    from aioflow_shm._segments import Segment, Segments
+    from aioflow_shm._segments import Segments
 
 _NUMBER_BYTES = 4
 _PARTS_MAX = 512  # of a packet; the system's own limit is 1,024
 _LOW = (1 << 32) - 1
 
-# The parts of a packet, and the segment whose descriptor goes with it.
-_Packet = tuple["Sequence[Frame]", "Segment | None"]
+# The parts of a packet, and the number of the segment whose descriptor goes with it.
+_Packet = tuple["Sequence[Frame]", int | None]
 
 
 class Outbox:
@@ -99,9 +99,9 @@ class Outbox:
         assert self._packet is not None
         parts, segment = self._packet
         if segment is not None:
-            rights = [(SOL_SOCKET, SCM_RIGHTS, pack_struct("i", segment.fd))]
-            self._socket.sendmsg(parts, rights)
-            segment.close_fd()
+            descriptor = pack_struct("i", self._segments.descriptor(segment))
+            self._socket.sendmsg(parts, [(SOL_SOCKET, SCM_RIGHTS, descriptor)])
+            self._segments.told(segment)
         elif len(parts) == 1:
             self._socket.send(parts[0])
         else:
@@ -140,13 +140,11 @@ class Outbox:
     def _tell_of_segments(self) -> None:
         segments = self._segments
         if segments.made:
-            for made in segments.made:
-                self._said.append(((numbers(SEGMENT, made.number, len(made.memory)),), made))
+            for number, size in segments.made:
+                self._said.append(((numbers(SEGMENT, number, size),), number))
             segments.made = []
-        if segments.dropped:
-            for number in segments.dropped:
-                self.say(numbers(DROPPED, number))
-            segments.dropped = []
+        while segments.dropped:
+            self.say(numbers(DROPPED, segments.dropped.pop()))
 
 
 def _size(frame: Frame) -> int:

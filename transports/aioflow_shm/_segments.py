@@ -3,6 +3,9 @@
 A frame may lie in a segment once the other side has mapped it. Places come back with the other side's word that its
 last view is gone, never by themselves; the last one back is used first, as it is warm. A segment none of whose places
 is in use makes room for one of another size.
+
+What has come through a connection and is sent on, as a server does with a batch, is not copied: the other side is told
+of the memory in which it lies. Its place goes back when the last view on that side is gone too.
 """
 
 from __future__ import annotations
@@ -11,21 +14,17 @@ import fcntl
 import logging
 import mmap
 import os
-import resource
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import ref
 
-from aioflow_shm._limits import (
-    MEMORY_FROM,
-    SEGMENT_BYTES,
-    SEGMENTS_MAX,
-    SHARE_OF_DESCRIPTORS,
-    SHARE_OF_ONE_FRAME,
-)
+from aioflow_shm._limits import FOREIGN_MAX, MEMORY_FROM, SEGMENT_BYTES, SEGMENTS_MAX, SHARE_OF_ONE_FRAME
+from aioflow_shm._views import check_descriptor, find_view
 
 if TYPE_CHECKING:
     from aioflow.transport import Frame
     from aioflow_shm._parcels import Reference
+    from aioflow_shm._views import Mapping, View
 
 logger = logging.getLogger("aioflow.shm")
 
@@ -41,7 +40,6 @@ class Segment:
         number: Its name on the wire.
         place_bytes: The size of a place.
         memory: All of it.
-        fd: Its descriptor, until the other side has it.
         is_mapped: Whether the other side has mapped it.
         free: Where the free places begin.
         used: How many are in use.
@@ -50,21 +48,22 @@ class Segment:
     number: int
     place_bytes: int
     memory: mmap.mmap
-    fd: int
     is_mapped: bool = False
     free: list[int] = field(default_factory=list)
     used: int = 0
 
-    def close(self) -> None:
-        """Let go of it; the other side's views stay as they are."""
-        self.close_fd()
-        self.memory.close()
 
-    def close_fd(self) -> None:
-        """Close the descriptor; the other side has it, or will not."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+@dataclass(slots=True, eq=False)
+class _Foreign:
+    """What the other side is told of memory that came through another connection.
+
+    Attributes:
+        number: Its name on the wire.
+        is_mapped: Whether the other side has mapped it.
+    """
+
+    number: int
+    is_mapped: bool = False
 
 
 class Segments:
@@ -76,7 +75,7 @@ class Segments:
         poison: Whether what comes back is overwritten, so that a view that should be gone is found out.
 
     Attributes:
-        made: Segments that the other side is to be told of.
+        made: Numbers and sizes of segments that the other side is to be told of.
         dropped: Numbers of segments that it may forget.
     """
 
@@ -87,17 +86,25 @@ class Segments:
         self._segments: dict[int, Segment] = {}
         self._by_size: dict[int, list[Segment]] = {}
         self._leases: dict[int, tuple[Segment, int]] = {}
+        self._foreign: dict[ref[Mapping], _Foreign] = {}
+        self._passed: dict[int, View] = {}  # leases of what came through another connection
+        self._fds: dict[int, int] = {}  # of segments that the other side is not told of yet
         self._next_segment = 0
         self._next_lease = 0
         self._bytes = 0
         self._is_refused = False
-        self.made: list[Segment] = []
+        self.made: list[tuple[int, int]] = []
         self.dropped: list[int] = []
 
     def put(self, frame: Frame, size: int) -> Reference | None:
-        """Copy a frame to a place, and return where it is; None where it is too small, or there is no place."""
+        """Return where a frame lies, or to where it was copied; None where it is too small, or there is no place.
+
+        A frame that lies in a segment of the other direction, or of another connection, stays there.
+        """
         if size < MEMORY_FROM or self._is_refused:
             return None
+        if (found := find_view(frame)) is not None and (reference := self._pass_on(*found, size)) is not None:
+            return reference
         place_bytes = _place_bytes(size)
         segments = self._by_size.setdefault(place_bytes, [])
         segment = next((segment for segment in reversed(segments) if segment.free and segment.is_mapped), None)
@@ -108,7 +115,7 @@ class Segments:
         start = segment.free.pop()
         segment.used += 1
         segment.memory[start : start + size] = frame if isinstance(frame, bytes) else frame.cast("B")
-        lease = self._next_lease = (self._next_lease + 1) % _NUMBERS
+        lease = self._number_lease()
         self._leases[lease] = (segment, start)
         return segment.number, start, size, lease
 
@@ -116,6 +123,9 @@ class Segments:
         """Learn whether the other side has mapped a segment; once it could not, it is told of no more."""
         segment = self._segments.get(number)
         if segment is None:
+            for foreign in tuple(self._foreign.values()):
+                if foreign.number == number:
+                    foreign.is_mapped = is_mapped
             return
         if is_mapped:
             segment.is_mapped = True
@@ -126,6 +136,10 @@ class Segments:
 
     def end_lease(self, lease: int, *, is_kept: bool) -> None:
         """Have a place back; where its memory is to be kept as it is, its segment is used no more."""
+        if (view := self._passed.pop(lease, None)) is not None:
+            if is_kept:
+                view.keep()
+            return
         segment, start = self._leases.pop(lease, (None, 0))
         if segment is None or segment.number not in self._segments:
             return
@@ -137,10 +151,25 @@ class Segments:
         segment.free.append(start)
         segment.used -= 1
 
+    def descriptor(self, number: int) -> int:
+        """Return the descriptor of a segment that the other side is to be told of."""
+        return self._fds[number]
+
+    def told(self, number: int) -> None:
+        """Close a descriptor: the other side has it."""
+        os.close(self._fds.pop(number))
+
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of everything; what the other side may still see is not used again."""
+        for view in self._passed.values():
+            view.keep()
+        self._passed.clear()
+        self._foreign.clear()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
         for segment in self._segments.values():
-            segment.close()
+            segment.memory.close()
         self._segments.clear()
         self._by_size.clear()
         self._leases.clear()
@@ -158,13 +187,42 @@ class Segments:
             logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, error)
             self._is_refused = True
             return
-        number = self._next_segment
-        self._next_segment += 1
-        segment = Segment(number, place_bytes, memory, fd, free=list(range(0, size, place_bytes)))
+        number = self._offer(fd, size)
+        segment = Segment(number, place_bytes, memory, free=list(range(0, size, place_bytes)))
         self._segments[number] = segment
         self._by_size[place_bytes].append(segment)
         self._bytes += size
-        self.made.append(segment)
+
+    def _offer(self, fd: int, size: int) -> int:
+        """Have the other side told of memory; return its number."""
+        number = self._next_segment
+        self._next_segment += 1
+        self._fds[number] = fd
+        self.made.append((number, size))
+        return number
+
+    def _number_lease(self) -> int:
+        lease = self._next_lease = (self._next_lease + 1) % _NUMBERS
+        return lease
+
+    def _pass_on(self, view: View, start: int, size: int) -> Reference | None:
+        """Return where a frame lies that came through a connection, if the other side has that memory mapped."""
+        mapping = view.mapping
+        foreign = self._foreign.get(ref(mapping))
+        if foreign is None:
+            if len(self._foreign) < FOREIGN_MAX and (fd := mapping.duplicate()) is not None:
+                self._foreign[ref(mapping, self._is_gone)] = _Foreign(self._offer(fd, len(mapping.memory)))
+            return None
+        if not foreign.is_mapped:
+            return None
+        lease = self._number_lease()
+        self._passed[lease] = view
+        return foreign.number, start, size, lease
+
+    def _is_gone(self, mapping: ref[Mapping]) -> None:
+        """Have the other side forget memory of which there is nothing left here, in whatever thread."""
+        if (foreign := self._foreign.pop(mapping, None)) is not None:
+            self.dropped.append(foreign.number)
 
     def _make_room(self, size: int) -> bool:
         """Drop segments that are not in use, the oldest first, until there is room for one more."""
@@ -183,7 +241,7 @@ class Segments:
         del self._segments[segment.number]
         self._by_size[segment.place_bytes].remove(segment)
         self._bytes -= len(segment.memory)
-        segment.close()
+        segment.memory.close()
 
 
 def _place_bytes(size: int) -> int:
@@ -203,14 +261,3 @@ def _new_memory(size: int) -> tuple[int, mmap.mmap]:
     except BaseException:
         os.close(fd)
         raise
-
-
-def check_descriptor(fd: int) -> None:
-    """Leave the upper half of the descriptors that are allowed to others.
-
-    Raises:
-        OSError: This one is among them.
-    """
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit != resource.RLIM_INFINITY and fd >= limit // SHARE_OF_DESCRIPTORS:
-        raise OSError(f"descriptor {fd} of {limit} is in use; raise ulimit -n")

@@ -96,6 +96,18 @@ def _mappings() -> int:
     return Path("/proc/self/maps").read_text().count("memfd:aioflow ")
 
 
+def _mappings_of(frame: Frame) -> int:
+    """How many mappings there are of the memory in which a frame lies."""
+    inodes: list[str] = []
+    found = ""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, _, _, _, inode = line.split()[:5]
+        start, stop = (int(number, 16) for number in addresses.split("-"))
+        inodes.append(inode)
+        found = inode if start <= _address(frame) < stop else found
+    return inodes.count(found)
+
+
 async def test_memory_is_used_again(open_pair: OpenPair) -> None:
     """The first frame comes in packets, while memory is made; then each lies where the last one lay."""
     async with open_pair() as pair:
@@ -249,10 +261,10 @@ def test_leases_that_nobody_has_change_nothing() -> None:
     segments = Segments("somebody", 1 << 30, poison=True)
     frame = bytes(SIZE)
     assert segments.put(frame, SIZE) is None
-    (made,) = segments.made
-    segments.answered(made.number + 1, is_mapped=True)
+    ((number, _),) = segments.made
+    segments.answered(number + 1, is_mapped=True)
     assert segments.put(frame, SIZE) is None
-    segments.answered(made.number, is_mapped=True)
+    segments.answered(number, is_mapped=True)
     reference = segments.put(frame, SIZE)
     assert reference is not None
     for lease in (0, reference[3] + 1):
@@ -267,3 +279,68 @@ def test_leases_that_nobody_has_change_nothing() -> None:
     assert fourth is not None
     assert len({reference[1], third[1], fourth[1]}) == 3
     segments.close()
+
+
+async def test_what_is_passed_on_is_not_copied(open_pair: OpenPair) -> None:
+    """A frame that came from the client and goes back to it is the memory that the client has put it in."""
+    async with open_pair() as pair:
+        came: list[Frame] = []
+        pair.far.on_message = lambda _, frames: came.extend(frames[1:])
+
+        async def there() -> memoryview:
+            """Have the client send a frame, and return a part of it as it came to the server."""
+            pair.taker.send([b"there", bytes([7]) * SIZE])
+            await pair.far.wait_for(lambda: bool(came))
+            array = np.frombuffer(came.pop(), np.uint8).view(np.int64)[1:-1].reshape(2, -1)
+            return np.ascontiguousarray(array).view(np.uint8).data
+
+        async def back(part: Frame) -> Frame:
+            number = len(pair.taker.messages)
+            pair.far.send([part])
+            await pair.taker.wait_messages(number + 1)
+            return pair.taker.frames.pop()
+
+        returned: Frame = b""
+        for _ in range(3):  # in packets; in memory that the client does not have mapped; in the same, mapped
+            returned = await back(await there())
+            assert bytes(returned) == bytes([7]) * (SIZE - 16)
+        assert _is_in_memory(returned)
+        assert _mappings_of(returned) == 3  # the client's own, the server's, and that of what came back
+        for _ in range(5):  # the client has let go of nothing, and its memory is not used again
+            await back(await there())
+        assert bytes(returned) == bytes([7]) * (SIZE - 16)
+
+
+async def test_memory_that_was_passed_on_to_a_lost_connection_is_not_used_again(
+    open_pair: OpenPair, folder: Path
+) -> None:
+    """Whoever had that connection may still see it: what its first sender puts there next would be seen too."""
+    async with open_pair() as pair, anyio.create_task_group() as tasks:
+        came: list[Frame] = []
+        pair.far.on_message = lambda _, frames: came.extend(frames[1:])
+        other = Taker()
+        connected: list[Inbox] = []
+        stage = Stage(ShmTransport(poison=True), tasks)
+        await stage.listen(f"shm://{folder}/y")
+        other.connection = await stage.transport.connect(stage.address, other, tasks)
+        other.send([b"hello"])
+        connected.append(await stage.accepted())
+        for number in range(4):
+            pair.taker.send([b"there", bytes([number]) * SIZE])
+            await pair.far.wait_for(lambda: bool(came))
+            connected[0].send([came.pop()])
+            await other.wait_messages(number + 1)
+        seen = other.frames[-1]
+        assert _is_in_memory(seen)
+        connected[0].connection.abort()
+        await other.wait_lost()
+        pair.far.send([b"the lease has ended"])
+        await pair.taker.wait_for(lambda: len(pair.taker.messages) >= 1)
+        for number in range(5, 9):
+            pair.taker.send([b"there", bytes([number]) * SIZE])
+            await pair.far.wait_for(lambda: bool(came))
+            came.clear()
+            await pair.tell()
+        assert bytes(seen) == bytes([3]) * SIZE
+        await stage.listener.aclose()
+        await other.connection.aclose()
