@@ -53,6 +53,10 @@ class Writer:
         self._block: Block | None = None
         self._rows = 0
         self._bytes = 0
+        # What went of a group before it was full. The rest of it is the next: a consumer of the same size finds its
+        # batches together again, and not in two groups each.
+        self._gone_rows = 0
+        self._gone_bytes = 0
         self._calls: deque[tuple[Call, int]] = deque()
         self._error: BaseException | None = None
         self._refused = 0  # elements of groups that failed, beside `_error`
@@ -158,10 +162,13 @@ class Writer:
         calls = self._calls
         if len(calls) < GROUPS_MAX:
             return True
-        return not (self._is_full() or (self._rows >= self._batch and calls[0][0].waiter.is_set))
+        rows = self._gone_rows + self._rows
+        is_full = rows >= self._rows_max or self._gone_bytes + self._bytes >= self._batch_bytes
+        return not (is_full or (rows >= self._batch and calls[0][0].waiter.is_set))
 
-    def _is_full(self) -> bool:
-        return self._rows >= self._rows_max or self._bytes >= self._batch_bytes
+    def _is_ripe(self) -> bool:
+        rows, nbytes = self._gone_rows + self._rows, self._gone_bytes + self._bytes
+        return rows >= self._batch or nbytes >= self._batch_bytes
 
     def _count(self, rows: int, nbytes: int) -> None:
         """Count what was buffered just now, and send if it is enough."""
@@ -175,7 +182,7 @@ class Writer:
 
     def _send_if_ripe(self) -> bool:
         """Send what is buffered if it is enough and may go; say whether it went."""
-        is_ripe = (self._rows >= self._batch or self._bytes >= self._batch_bytes) and len(self._calls) < GROUPS_MAX
+        is_ripe = self._is_ripe() and len(self._calls) < GROUPS_MAX
         if is_ripe:
             self._send()
         return is_ripe
@@ -187,6 +194,9 @@ class Writer:
     def _send(self) -> None:
         """Start to enqueue what is buffered: one group for each run of elements of the same shape."""
         self._end_block()
+        is_group = self._is_ripe()
+        self._gone_rows = 0 if is_group else self._gone_rows + self._rows
+        self._gone_bytes = 0 if is_group else self._gone_bytes + self._bytes
         while self._segments:
             shapes = _shapes(self._segments[0])
             group = list(itertools.takewhile(lambda segment: _shapes(segment) == shapes, self._segments))  # noqa: B023

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 _NUMBER_BYTES = 4
 _ANCILLARY_BYTES = 24  # one descriptor
+_CUT = int(MSG_TRUNC | MSG_CTRUNC)  # those of a turn are numbers: an enum's take half a microsecond each
+_CLOSE_ON_EXEC = int(MSG_CMSG_CLOEXEC)
 _KINDS = {PARCEL: 5, LONG: 3, SEGMENT: 3, MAPPED: 2, REFUSED: 2, DROPPED: 2}  # how many numbers each has at least
 
 
@@ -236,7 +238,7 @@ class End:
         while (taken < MESSAGES_PER_TURN or self._outbox.is_broken) and self._is_open and self._loss is None:
             target = self._turns.buffer if self._long is None else self._long[self._long_at :]
             try:
-                size, ancillary, flags, _ = self._socket.recvmsg_into([target], _ANCILLARY_BYTES, MSG_CMSG_CLOEXEC)
+                size, ancillary, flags, _ = self._socket.recvmsg_into([target], _ANCILLARY_BYTES, _CLOSE_ON_EXEC)
             except BlockingIOError:
                 break
             except ConnectionResetError:  # told once, of a side that has left something unread
@@ -246,11 +248,11 @@ class End:
                 self._lose(f"is gone: {error}")
                 break
             if not size:
-                self._lose("has closed the connection, or has ended")
+                self._lose("is gone")
                 break
             descriptors = _descriptors(ancillary) if ancillary else []
             try:
-                if flags & (MSG_TRUNC | MSG_CTRUNC):
+                if flags & _CUT:
                     raise MalformedError("a packet that is too large")  # noqa: TRY301 - as any other fault
                 taken += self._arrived(target[:size], descriptors)
             except MalformedError as error:
