@@ -176,6 +176,7 @@ class End:
             if self._is_open:
                 self._is_open = False
                 self._watch.ignore()
+                self._outbox.may_wait = False  # for an answer, which is not read any more
                 self.flush()
                 if not self._outbox.is_empty:
                     with anyio.move_on_after(CLOSE_S):
@@ -316,6 +317,7 @@ class End:
             self._leases.unmap(number)
         else:
             self._segments.answered(number, is_mapped=kind == MAPPED)
+            self._turns.write_later(self)
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

@@ -7,7 +7,7 @@ from socket import SCM_RIGHTS, SOL_SOCKET
 from struct import pack as pack_struct
 from typing import TYPE_CHECKING
 
-from aioflow_shm._limits import PACKET_BYTES_MAX, PARCEL_BYTES_MAX, PARCEL_MESSAGES_MAX
+from aioflow_shm._limits import MEMORY_FROM, PACKET_BYTES_MAX, PARCEL_BYTES_MAX, PARCEL_MESSAGES_MAX
 from aioflow_shm._parcels import DROPPED, LONG, SEGMENT, numbers, pack
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Outbox:
 
     Attributes:
         is_broken: Whether the other side takes nothing any more.
+        may_wait: Whether a message may wait for the other side to map memory, or is to go in packets.
     """
 
     def __init__(self, peer: socket.socket, segments: Segments, leases: Leases) -> None:
@@ -48,6 +49,7 @@ class Outbox:
         self._long: Iterator[_Packet] = iter(())  # the rest of a parcel that is too long for one packet
         self._packet: _Packet | None = None  # the one that is to be written next
         self.is_broken = False
+        self.may_wait = True
 
     @property
     def waiting(self) -> int:
@@ -110,10 +112,10 @@ class Outbox:
     def _fill(self) -> bool:
         """Choose the next packet; return whether there is one."""
         self._packet = next(self._long, None)
+        if self._packet is None and not self._said and (self._loose or self._leases.has_ended):
+            self._seal()
         if self._packet is None and self._said:
             self._packet = self._said.popleft()
-        if self._packet is None and (self._loose or self._leases.has_ended):
-            self._seal()
         return self._packet is not None
 
     def _seal(self) -> None:
@@ -124,10 +126,21 @@ class Outbox:
             frames, sizes, size = self._loose[0]
             if messages and sealed_bytes + size > PARCEL_BYTES_MAX:
                 break
+            if size >= MEMORY_FROM and self.may_wait and self._is_awaited(frames, sizes):
+                break
             self._loose.popleft()
             messages.append((frames, sizes))
             sealed_bytes += size
         self._loose_bytes -= sealed_bytes
+        if messages or self._leases.has_ended:
+            self._pack(messages)
+        self._tell_of_segments()
+
+    def _is_awaited(self, frames: Sequence[Frame], sizes: Sequence[int]) -> bool:
+        """Whether a message waits for memory that the other side is about to map: it reads nothing before it has."""
+        return any(self._segments.is_awaited(frame, size) for frame, size in zip(frames, sizes, strict=True))
+
+    def _pack(self, messages: list[tuple[Sequence[Frame], Sequence[int]]]) -> None:
         parts = pack(messages, *self._leases.take_ended(), self._segments.put)
         size = sum(map(_size, parts))
         if size <= PACKET_BYTES_MAX:
@@ -135,7 +148,6 @@ class Outbox:
         else:
             self._packet = ((numbers(LONG, size & _LOW, size >> 32),), None)
             self._long = _slices(parts)
-        self._tell_of_segments()
 
     def _tell_of_segments(self) -> None:
         segments = self._segments

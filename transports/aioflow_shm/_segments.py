@@ -60,10 +60,12 @@ class _Foreign:
     Attributes:
         number: Its name on the wire.
         is_mapped: Whether the other side has mapped it.
+        is_answered: Whether it has said so, or that it cannot.
     """
 
     number: int
     is_mapped: bool = False
+    is_answered: bool = False
 
 
 class Segments:
@@ -96,6 +98,20 @@ class Segments:
         self.made: list[tuple[int, int]] = []
         self.dropped: list[int] = []
 
+    def is_awaited(self, frame: Frame, size: int) -> bool:
+        """Whether there will be a place for a frame as soon as the other side has answered, which it is asked here."""
+        if size < MEMORY_FROM or self._is_refused:
+            return False
+        if (found := find_view(frame)) is not None:
+            foreign = self._foreign_of(found[0])
+            if foreign is not None and (foreign.is_mapped or not foreign.is_answered):
+                return not foreign.is_mapped
+        place_bytes = _place_bytes(size)
+        segments = self._by_size.setdefault(place_bytes, [])
+        if any(segment.free and segment.is_mapped for segment in segments):
+            return False
+        return not all(segment.is_mapped for segment in segments) or self._make(place_bytes)
+
     def put(self, frame: Frame, size: int) -> Reference | None:
         """Return where a frame lies, or to where it was copied; None where it is too small, or there is no place.
 
@@ -125,7 +141,7 @@ class Segments:
         if segment is None:
             for foreign in tuple(self._foreign.values()):
                 if foreign.number == number:
-                    foreign.is_mapped = is_mapped
+                    foreign.is_mapped, foreign.is_answered = is_mapped, True
             return
         if is_mapped:
             segment.is_mapped = True
@@ -176,22 +192,23 @@ class Segments:
         self.made.clear()
         self._is_refused = True
 
-    def _make(self, place_bytes: int) -> None:
-        """Make a segment, if there is room for it."""
+    def _make(self, place_bytes: int) -> bool:
+        """Make a segment, if there is room for it; say whether there was."""
         size = max(1, SEGMENT_BYTES // place_bytes) * place_bytes
         if place_bytes * SHARE_OF_ONE_FRAME > self._bytes_max or not self._make_room(size):
-            return
+            return False
         try:
             fd, memory = _new_memory(size)
         except OSError as error:
             logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, error)
             self._is_refused = True
-            return
+            return False
         number = self._offer(fd, size)
         segment = Segment(number, place_bytes, memory, free=list(range(0, size, place_bytes)))
         self._segments[number] = segment
         self._by_size[place_bytes].append(segment)
         self._bytes += size
+        return True
 
     def _offer(self, fd: int, size: int) -> int:
         """Have the other side told of memory; return its number."""
@@ -207,17 +224,21 @@ class Segments:
 
     def _pass_on(self, view: View, start: int, size: int) -> Reference | None:
         """Return where a frame lies that came through a connection, if the other side has that memory mapped."""
-        mapping = view.mapping
-        foreign = self._foreign.get(ref(mapping))
-        if foreign is None:
-            if len(self._foreign) < FOREIGN_MAX and (fd := mapping.duplicate()) is not None:
-                self._foreign[ref(mapping, self._is_gone)] = _Foreign(self._offer(fd, len(mapping.memory)))
-            return None
-        if not foreign.is_mapped:
+        foreign = self._foreign_of(view)
+        if foreign is None or not foreign.is_mapped:
             return None
         lease = self._number_lease()
         self._passed[lease] = view
         return foreign.number, start, size, lease
+
+    def _foreign_of(self, view: View) -> _Foreign | None:
+        """Return what the other side is told of a view's memory; None where it cannot be told."""
+        mapping = view.mapping
+        foreign = self._foreign.get(ref(mapping))
+        if foreign is None and len(self._foreign) < FOREIGN_MAX and (fd := mapping.duplicate()) is not None:
+            foreign = _Foreign(self._offer(fd, len(mapping.memory)))
+            self._foreign[ref(mapping, self._is_gone)] = foreign
+        return foreign
 
     def _is_gone(self, mapping: ref[Mapping]) -> None:
         """Have the other side forget memory of which there is nothing left here, in whatever thread."""

@@ -36,7 +36,8 @@ class Mapping:
 
     def __init__(self, fd: int, size: int) -> None:
         self._fd = -1
-        self.memory = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
+        # Not populated: whoever passes it on never touches it.
+        self.memory = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
         self._fd = os.dup(fd)
 
     def __del__(self) -> None:
