@@ -121,8 +121,7 @@ class ShmBeats:
         poller = select.poll()
         poller.register(stop, select.POLLIN)
         if self._socket is not None:
-            waits = self._is_greeted and self._unsent is not None
-            poller.register(self._socket, select.POLLIN | (select.POLLOUT if waits else 0))
+            poller.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent is not None else 0))
         ready = {fd for fd, events in poller.poll(math.ceil(wait_s * 1000)) if events & ~select.POLLOUT}
         if stop in ready:
             return True
@@ -141,7 +140,8 @@ class ShmBeats:
             self._socket = None
 
     def _write(self) -> None:
-        if self._socket is None or not self._is_greeted or self._unsent is None:
+        """Write a beat; the greeting need not have come for that, which may take as long as a busy listener does."""
+        if self._socket is None or self._unsent is None:
             return
         try:
             self._socket.send(self._unsent)
