@@ -76,7 +76,7 @@ class Connection(Protocol):
     def is_local(self) -> bool:
         """Whether the end of the connection proves that the other process has ended, or has let go of it.
 
-        True where both ends are on one host by construction: inproc and ipc. A tcp connection, also one on the
+        True where both ends are on one host by construction: inproc, ipc and shm. A tcp connection, also one on the
         loopback interface, may break on its way.
         """
         ...

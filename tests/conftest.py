@@ -37,7 +37,8 @@ MAY_BLOCK = {
     "aioflow_zmq/_context.py": {"_stop_collector"},  # joins a thread that has nothing left to do
     "aioflow/runtime/_pool.py": {"apply"},  # looks at what is loaded, once for each session
     "zmq/utils/garbage.py": {"start"},  # waits until a thread that it has just started runs
-    "aioflow_zmq/_lock.py": {"__init__", "release"},  # files of a local folder, once for each listener
+    "aioflow_shm/_lock.py": {"__init__", "release"},  # files of a local folder, once for each listener
+    "aioflow_zmq/_lock.py": {"__init__", "release"},  # the same
 }
 
 # Trio keeps idle threads for ten seconds, for whichever run comes next; they end by themselves.
@@ -48,7 +49,8 @@ THREADS_KEPT = ("Trio thread",)
 def _nothing_blocks() -> Iterator[None]:
     """Fail a call of aioflow's that would block the event loop. Tests themselves, and its test suites, may block it."""
     with blockbuster_ctx(
-        scanned_modules=["aioflow", "aioflow_inproc", "aioflow_zmq"], excluded_modules=["aioflow.testing"]
+        scanned_modules=["aioflow", "aioflow_inproc", "aioflow_shm", "aioflow_zmq"],
+        excluded_modules=["aioflow.testing"],
     ) as buster:
         for file, functions in MAY_BLOCK.items():
             for function in buster.functions.values():

@@ -29,7 +29,7 @@ TRIO: tuple[str, dict[str, Any]] = ("trio", {})
 PLACES = [
     pytest.param(loop, place, id=f"{name}-{place}")
     for name, loop, places in [
-        ("asyncio", ASYNCIO, ("embedded", "inproc", "ipc", "tcp")),
+        ("asyncio", ASYNCIO, ("embedded", "inproc", "ipc", "shm", "tcp")),
         ("uvloop", UVLOOP, ("embedded", "ipc")),
         ("trio", TRIO, ("embedded", "ipc")),
     ]
@@ -51,7 +51,12 @@ async def sessions(place: str, folder: str) -> AsyncGenerator[OpenSession]:
         yield flow.Session
         return
     number = next(_numbers)
-    addresses = {"inproc": f"inproc://queues-{number}", "ipc": f"ipc://{folder}/{number}", "tcp": "tcp://127.0.0.1:0"}
+    addresses = {
+        "inproc": f"inproc://queues-{number}",
+        "ipc": f"ipc://{folder}/{number}",
+        "shm": f"shm://{folder}/{number}",
+        "tcp": "tcp://127.0.0.1:0",
+    }
     async with flow.Server({"local": [addresses[place]]}) as server:
 
         def open_session() -> AbstractAsyncContextManager[flow.Session]:

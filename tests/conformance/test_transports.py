@@ -13,6 +13,7 @@ from aioflow.keys import make_keys
 from aioflow.testing._transport_suite import TRANSPORT_CHECKS, Check
 from aioflow.transport import Transport
 from aioflow_inproc import InprocTransport
+from aioflow_shm import ShmTransport
 from aioflow_zmq import ZmqTransport
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +42,7 @@ def make_address(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
             "inproc": lambda: f"inproc://suite-{next(_numbers)}",
             "ipc": lambda: f"ipc://{folder}/{next(_numbers)}",
             "tcp": lambda: "tcp://127.0.0.1:0",
+            "shm": lambda: f"shm://{folder}/{next(_numbers)}",
         }
         yield forms[request.param]
         assert not list(Path(folder).iterdir()), "a listener left a file behind"
@@ -63,6 +65,14 @@ def _with_keys() -> Transport:
     return ZmqTransport(_keys[0], messages_max=4)
 
 
+def _little_memory() -> Transport:
+    return ShmTransport(memory_bytes=8 << 20, poison=True)
+
+
+def _no_memory() -> Transport:
+    return ShmTransport(memory_bytes=0)
+
+
 CASES = [
     pytest.param(InprocTransport, "inproc", id="inproc"),
     pytest.param(_small_queues, "ipc", id="ipc"),
@@ -70,6 +80,9 @@ CASES = [
     pytest.param(ZmqTransport, "ipc", id="ipc-default"),
     pytest.param(_with_keys, "ipc", id="ipc-keys"),
     pytest.param(_with_keys, "tcp", id="tcp-keys"),
+    pytest.param(ShmTransport, "shm", id="shm"),
+    pytest.param(_little_memory, "shm", id="shm-little-memory"),
+    pytest.param(_no_memory, "shm", id="shm-no-memory"),
 ]
 
 

@@ -12,6 +12,8 @@ import anyio
 import pytest
 
 from aioflow.testing._transport_ends import BOUND_S, Stage
+from aioflow.transport import Transport
+from aioflow_shm import ShmTransport
 from aioflow_zmq import ZmqTransport
 
 MakeAddress = Callable[[str], str]
@@ -42,18 +44,22 @@ def folder() -> Iterator[Path]:
 def free_address(folder: Path) -> MakeAddress:
     """Make an address of a scheme that nobody uses."""
     numbers = count()
-    return lambda scheme: f"ipc://{folder}/{next(numbers)}" if scheme == "ipc" else "tcp://127.0.0.1:0"
+    return lambda scheme: "tcp://127.0.0.1:0" if scheme == "tcp" else f"{scheme}://{folder}/{next(numbers)}"
+
+
+def _transport(address: str) -> Transport:
+    return ShmTransport(poison=True) if address.startswith("shm") else ZmqTransport(messages_max=4)
 
 
 @pytest.fixture
 def open_stage() -> OpenStage:
-    """Open a listener of the ZeroMQ transport with small queues, and close what was joined to it."""
+    """Open a listener of an address's transport, with small queues, and close what was joined to it."""
 
     @asynccontextmanager
     async def opened(address: str) -> AsyncGenerator[Stage]:
         with anyio.fail_after(BOUND_S):
             async with anyio.create_task_group() as tasks:
-                stage = Stage(ZmqTransport(messages_max=4), tasks)
+                stage = Stage(_transport(address), tasks)
                 await stage.listen(address)
                 yield stage
                 await stage.aclose()

@@ -17,7 +17,7 @@ from anyio.abc import Process
 
 from aioflow.errors import ConnectionLost
 from aioflow.testing._transport_ends import BOUND_S, Inbox
-from aioflow_zmq import ZmqTransport
+from aioflow.transport import find_transport
 from aioflow_zmq._limits import OUTBOX_MESSAGES_MAX
 
 if TYPE_CHECKING:
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-both_schemes = pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+all_schemes = pytest.mark.parametrize("scheme", ["ipc", "tcp", "shm"])
+files = pytest.mark.parametrize("scheme", ["ipc", "shm"])
 
 
 @asynccontextmanager
 async def peer_process(role: str, address: str) -> AsyncGenerator[Process]:
     """Run another process, and kill it in the end."""
     process = await anyio.open_process(
-        [sys.executable, str(Path(__file__).with_name("zmq_peer.py")), role, address],
+        [sys.executable, str(Path(__file__).with_name("peer.py")), role, address],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.DEVNULL,
         stderr=None,
@@ -53,7 +54,7 @@ async def read_line(process: Process) -> str:
     return text.decode().strip()
 
 
-@both_schemes
+@all_schemes
 async def test_a_killed_client_is_noticed_at_once(
     scheme: str, free_address: MakeAddress, open_stage: OpenStage
 ) -> None:
@@ -68,13 +69,14 @@ async def test_a_killed_client_is_noticed_at_once(
         assert [type(error) for error in inbox.losses] == [ConnectionLost]
 
 
-@both_schemes
+@all_schemes
 async def test_a_killed_server_is_noticed_at_once(scheme: str, free_address: MakeAddress) -> None:
     """The client is told of the loss once, and its later messages are dropped."""
     with anyio.fail_after(BOUND_S):
         async with peer_process("serve", free_address(scheme)) as server, anyio.create_task_group() as tasks:
             inbox = Inbox()
-            inbox.connection = await ZmqTransport().connect(await read_line(server), inbox, tasks)
+            address = await read_line(server)
+            inbox.connection = await find_transport(address).connect(address, inbox, tasks)
             inbox.send([b"there?"])
             await inbox.wait_messages(1)
             server.kill()
@@ -85,21 +87,22 @@ async def test_a_killed_server_is_noticed_at_once(scheme: str, free_address: Mak
             assert [type(error) for error in inbox.losses] == [ConnectionLost]
 
 
+@files
 async def test_a_killed_server_leaves_a_socket_that_the_next_replaces(
-    free_address: MakeAddress, open_stage: OpenStage
+    scheme: str, free_address: MakeAddress, open_stage: OpenStage
 ) -> None:
     """A stale socket and its lock are in nobody's way."""
-    address = free_address("ipc")
+    address = free_address(scheme)
     async with peer_process("serve", address) as server:
         await read_line(server)
         server.kill()
         await server.wait()
-    assert Path(address.removeprefix("ipc://")).is_socket()
+    assert Path(address.partition("://")[2]).is_socket()
     async with open_stage(address) as stage:
         await stage.join()
 
 
-@both_schemes
+@all_schemes
 async def test_a_stopped_peer_does_not_hold_up_another(
     scheme: str, free_address: MakeAddress, open_stage: OpenStage
 ) -> None:
@@ -118,11 +121,12 @@ async def test_a_stopped_peer_does_not_hold_up_another(
             await stopped.connection.aclose()  # bounded, though nothing is taken
 
 
+@files
 async def test_a_forked_child_neither_uses_nor_holds_the_connection(
-    free_address: MakeAddress, open_stage: OpenStage
+    scheme: str, free_address: MakeAddress, open_stage: OpenStage
 ) -> None:
     """A send in the child is refused, and a killed parent is noticed although its child lives on."""
-    async with open_stage(free_address("ipc")) as stage, peer_process("fork", stage.address) as parent:
+    async with open_stage(free_address(scheme)) as stage, peer_process("fork", stage.address) as parent:
         inbox = await stage.accepted()
         pid, said = (await read_line(parent)).split()
         try:
@@ -135,9 +139,12 @@ async def test_a_forked_child_neither_uses_nor_holds_the_connection(
             os.kill(int(pid), signal.SIGKILL)
 
 
-async def test_a_peer_that_does_not_read_is_cut_off(free_address: MakeAddress, open_stage: OpenStage) -> None:
+@files
+async def test_a_peer_that_does_not_read_is_cut_off(
+    scheme: str, free_address: MakeAddress, open_stage: OpenStage
+) -> None:
     """A bounded number of messages waits for it; then its loss is told, once and not from within a `send`."""
-    async with open_stage(free_address("ipc")) as stage, peer_process("talk", stage.address) as client:
+    async with open_stage(free_address(scheme)) as stage, peer_process("talk", stage.address) as client:
         stopped = await stage.accepted()
         await stopped.wait_messages(500)
         client.send_signal(signal.SIGSTOP)
@@ -154,12 +161,14 @@ async def test_a_peer_that_does_not_read_is_cut_off(free_address: MakeAddress, o
         await stage.join()
 
 
-async def test_a_server_that_does_not_read_is_left(free_address: MakeAddress) -> None:
+@files
+async def test_a_server_that_does_not_read_is_left(scheme: str, free_address: MakeAddress) -> None:
     """The same from the client's side."""
     with anyio.fail_after(BOUND_S):
-        async with peer_process("serve", free_address("ipc")) as server, anyio.create_task_group() as tasks:
+        async with peer_process("serve", free_address(scheme)) as server, anyio.create_task_group() as tasks:
             inbox = Inbox()
-            inbox.connection = await ZmqTransport().connect(await read_line(server), inbox, tasks)
+            address = await read_line(server)
+            inbox.connection = await find_transport(address).connect(address, inbox, tasks)
             server.send_signal(signal.SIGSTOP)
             large = bytes(100_000)
             for _ in range(1000):
@@ -172,9 +181,9 @@ async def test_a_server_that_does_not_read_is_left(free_address: MakeAddress) ->
             await inbox.connection.aclose()
 
 
-@both_schemes
-async def test_only_ipc_is_local(scheme: str, free_address: MakeAddress, open_stage: OpenStage) -> None:
+@all_schemes
+async def test_all_but_tcp_is_local(scheme: str, free_address: MakeAddress, open_stage: OpenStage) -> None:
     """The end of a tcp connection proves nothing about the other process, even on one host."""
     async with open_stage(free_address(scheme)) as stage:
         near, far = await stage.join()
-        assert near.connection.is_local == far.connection.is_local == (scheme == "ipc")
+        assert near.connection.is_local == far.connection.is_local == (scheme != "tcp")

@@ -1,4 +1,4 @@
-"""Another process for the tests of the ZeroMQ transport: `zmq_peer.py ROLE ADDRESS`. It ends when it is killed."""
+"""Another process for the tests of transports: `peer.py ROLE ADDRESS`. It ends when it is killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import anyio
 
 from aioflow.errors import ConnectFailed
 from aioflow.testing._transport_ends import Inbox, Stage, echo
-from aioflow_zmq import ZmqTransport
+from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
     from aioflow.transport import Frame
@@ -24,7 +24,7 @@ MESSAGES = 500
 async def serve(address: str) -> None:
     """Answer each message with itself."""
     async with anyio.create_task_group() as tasks:
-        stage = Stage(ZmqTransport(), tasks)
+        stage = Stage(find_transport(address), tasks)
         stage.on_message = echo
         await stage.listen(address)
         print(stage.address, flush=True)
@@ -34,7 +34,7 @@ async def talk(address: str) -> None:
     """Connect and send."""
     async with anyio.create_task_group() as tasks:
         inbox = Inbox()
-        connection = await ZmqTransport().connect(address, inbox, tasks)
+        connection = await find_transport(address).connect(address, inbox, tasks)
         for i in range(MESSAGES):
             connection.send([b"%d" % i])
         await anyio.sleep_forever()
@@ -44,7 +44,7 @@ async def fork(address: str) -> None:
     """Connect, send, and fork a child that outlives this process; the child's use of the connection is refused."""
     async with anyio.create_task_group() as tasks:
         inbox = Inbox()
-        connection = await ZmqTransport().connect(address, inbox, tasks)
+        connection = await find_transport(address).connect(address, inbox, tasks)
         connection.send([b"hello"])
         if os.fork() == 0:
             try:
@@ -64,7 +64,7 @@ async def beat(address: str) -> None:
         answered.set()
         return int(bytes(frames[0]))
 
-    await ZmqTransport().beat(address, lambda number: [b"%d" % number], read, 0.01)
+    await find_transport(address).beat(address, lambda number: [b"%d" % number], read, 0.01)
     answered.wait()
     if (child := os.fork()) != 0:
         print(child, flush=True)

@@ -13,9 +13,10 @@ import zmq
 
 from aioflow.errors import ConnectFailed
 from aioflow.testing._transport_ends import BOUND_S, echo
+from aioflow.transport import find_transport
 from aioflow_zmq import ZmqTransport
 from aioflow_zmq._limits import CLOSE_S
-from tests.unit.transports.test_zmq_processes import peer_process, read_line
+from tests.unit.transports.test_processes import peer_process, read_line
 
 if TYPE_CHECKING:
     from aioflow.transport import Frame
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-both_schemes = pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+all_schemes = pytest.mark.parametrize("scheme", ["ipc", "tcp", "shm"])
+files = pytest.mark.parametrize("scheme", ["ipc", "shm"])
 
 
 def _make(number: int) -> list[Frame]:
@@ -34,7 +36,7 @@ def _read(frames: list[Frame]) -> int:
     return int(bytes(frames[0]))
 
 
-@both_schemes
+@all_schemes
 async def test_beats_go_on_while_the_event_loop_is_blocked(
     scheme: str, free_address: MakeAddress, open_stage: OpenStage
 ) -> None:
@@ -57,9 +59,10 @@ async def test_beats_go_on_while_the_event_loop_is_blocked(
         await beats.aclose()
 
 
-async def test_beats_find_the_next_server(free_address: MakeAddress, open_stage: OpenStage) -> None:
+@files
+async def test_beats_find_the_next_server(scheme: str, free_address: MakeAddress, open_stage: OpenStage) -> None:
     """A listener that closes is not held up by them, and its successor hears them soon."""
-    async with open_stage(free_address("ipc")) as stage:
+    async with open_stage(free_address(scheme)) as stage:
         beats = await stage.transport.beat(stage.address, _make, _read, 0.01)
         assert beats is not None
         first = await stage.accepted()
@@ -74,9 +77,10 @@ async def test_beats_find_the_next_server(free_address: MakeAddress, open_stage:
         await beats.aclose()
 
 
-async def test_beats_may_start_before_the_server(free_address: MakeAddress, open_stage: OpenStage) -> None:
+@files
+async def test_beats_may_start_before_the_server(scheme: str, free_address: MakeAddress, open_stage: OpenStage) -> None:
     """None waits in a queue meanwhile: the first to arrive is a fresh one."""
-    address = free_address("ipc")
+    address = free_address(scheme)
     made: list[int] = []
     seen = anyio.Event()
 
@@ -84,7 +88,8 @@ async def test_beats_may_start_before_the_server(free_address: MakeAddress, open
         made.append(number)
         return _make(number)
 
-    beats = await ZmqTransport().beat(address, make, _read, 0.001)
+    beats = await find_transport(address).beat(address, make, _read, 0.001)
+    assert beats is not None
     while len(made) < 20:
         await anyio.lowlevel.checkpoint()
     async with open_stage(address) as stage:
@@ -120,7 +125,7 @@ async def test_an_address_that_can_never_work_is_refused() -> None:
         await ZmqTransport().beat("tcp://192.0.2.1:1", _make, _read, 1)
 
 
-@both_schemes
+@all_schemes
 async def test_a_killed_process_is_noticed_by_its_beats(
     scheme: str, free_address: MakeAddress, open_stage: OpenStage
 ) -> None:

@@ -1,0 +1,346 @@
+"""Large frames in shared memory: used again and again, and never while somebody still sees them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+
+from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage
+from aioflow.transport import Frame
+from aioflow_shm import ShmTransport
+from aioflow_shm._leases import Leases
+from aioflow_shm._segments import Segments
+
+pytestmark = pytest.mark.anyio
+
+SIZE = 1_000_000
+
+
+class Taker(Inbox):
+    """Keeps the last frame of each message as it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[Frame] = []
+
+    def received(self, frames: list[Frame]) -> None:
+        """Keep a message."""
+        self.frames.append(frames[-1])
+        super().received([b"frame"])
+
+
+class Pair:
+    """A connection: the server sends frames, and the client keeps them."""
+
+    def __init__(self, taker: Taker, far: Inbox) -> None:
+        self.taker = taker
+        self.far = far
+        self._said = 0
+
+    async def take(self, value: int, size: int = SIZE) -> Frame:
+        """Send a frame and return it as it arrived."""
+        number = len(self.taker.messages)
+        self.far.send([bytes([value]) * size])
+        await self.taker.wait_messages(number + 1)
+        return self.taker.frames.pop()
+
+    async def tell(self) -> None:
+        """Send a message: what has been let go of is told with it."""
+        self._said += 1
+        self.taker.send([b"tell"])
+        await self.far.wait_for(lambda: self.far.messages.count((b"tell",)) == self._said)
+
+
+OpenPair = Callable[..., AbstractAsyncContextManager[Pair]]
+
+
+@pytest.fixture
+def open_pair(folder: Path) -> OpenPair:
+    """Make connections whose memory is overwritten when it comes back."""
+
+    @asynccontextmanager
+    async def opened(**options: Any) -> AsyncGenerator[Pair]:
+        with anyio.fail_after(BOUND_S):
+            async with anyio.create_task_group() as tasks:
+                stage = Stage(ShmTransport(poison=True, **options), tasks)
+                await stage.listen(f"shm://{folder}/x")
+                taker = Taker()
+                taker.connection = await stage.transport.connect(stage.address, taker, tasks)
+                taker.send([b"hello"])
+                yield Pair(taker, await stage.accepted())
+                await stage.listener.aclose()
+                await taker.connection.aclose()
+
+    return opened
+
+
+def _is_in_memory(frame: Frame) -> bool:
+    """Whether it is a view of a segment."""
+    return isinstance(frame, memoryview) and isinstance(frame.obj, np.ndarray) and frame.obj.base is not None
+
+
+def _address(frame: Frame) -> int:
+    return np.frombuffer(frame, np.uint8).ctypes.data
+
+
+def _mappings() -> int:
+    return Path("/proc/self/maps").read_text().count("memfd:aioflow ")
+
+
+def _mappings_of(frame: Frame) -> int:
+    """How many mappings there are of the memory in which a frame lies."""
+    inodes: list[str] = []
+    found = ""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, _, _, _, inode = line.split()[:5]
+        start, stop = (int(number, 16) for number in addresses.split("-"))
+        inodes.append(inode)
+        found = inode if start <= _address(frame) < stop else found
+    return inodes.count(found)
+
+
+async def test_memory_is_used_again(open_pair: OpenPair) -> None:
+    """The first frame waits until memory is mapped; then each lies where the last one lay."""
+    async with open_pair() as pair:
+        assert _is_in_memory(await pair.take(0))
+        await pair.tell()
+        addresses: set[int] = set()
+        for value in range(1, 20):
+            frame = await pair.take(value)
+            assert _is_in_memory(frame)
+            assert isinstance(frame, memoryview)
+            assert frame.readonly
+            assert bytes(frame) == bytes([value]) * SIZE
+            addresses.add(_address(frame))
+            del frame
+            await pair.tell()
+        assert len(addresses) == 1
+        assert _mappings() == 2
+
+
+async def test_nothing_changes_under_a_view(open_pair: OpenPair) -> None:
+    """However a receiver keeps a frame, and whatever is sent meanwhile; a million bytes each are looked at."""
+    async with open_pair() as pair:
+        kept: list[tuple[int, Any]] = []
+        for value in range(60):
+            frame = await pair.take(value, SIZE + 64 * value)
+            array = np.frombuffer(frame, np.uint8)
+            match value % 4:
+                case 0:
+                    kept.append((value, frame))
+                case 1:
+                    kept.append((value, array.view(np.int64).reshape(-1, 8, 1)[5:, ::2]))
+                case 2:
+                    kept.append((value, memoryview(array[100:].data)[10:]))
+                case _:
+                    pass
+            del frame, array
+            await pair.tell()
+        assert sum(_is_in_memory(each) for _, each in kept if isinstance(each, memoryview)) > 0
+        for value, each in kept:
+            assert set(np.unique(np.ascontiguousarray(each).view(np.uint8)).tolist()) == {value}
+
+
+async def test_a_view_outlives_its_connection(open_pair: OpenPair) -> None:
+    """The memory goes with the last view of it."""
+    async with open_pair() as pair:
+        await pair.take(1)
+        await pair.tell()
+        frame = await pair.take(2)
+    assert _is_in_memory(frame)
+    assert bytes(frame) == bytes([2]) * SIZE
+    assert _mappings() == 1
+    del frame
+    gc.collect()
+    assert _mappings() == 0
+
+
+async def test_a_view_may_end_in_another_thread(open_pair: OpenPair) -> None:
+    """Its end is noted there and told later."""
+    async with open_pair() as pair:
+        await pair.take(1)
+        await pair.tell()
+        for value in range(5):
+            held = [await pair.take(value)]
+            assert _is_in_memory(held[0])
+            thread = threading.Thread(target=held.clear)
+            thread.start()
+            thread.join()
+            await pair.tell()
+        assert _mappings() == 2
+
+
+async def test_who_keeps_everything_gets_the_rest_in_packets(open_pair: OpenPair) -> None:
+    """The memory of a connection is bounded, and nobody waits for it."""
+    async with open_pair(memory_bytes=8 * SIZE) as pair:
+        kept = [await pair.take(value) for value in range(30)]
+        assert 0 < sum(map(_is_in_memory, kept)) < 8
+        assert [bytes(frame) for frame in kept] == [bytes([value]) * SIZE for value in range(30)]
+        kept.clear()
+        await pair.tell()
+        assert _is_in_memory(await pair.take(1))
+
+
+async def test_memory_of_another_size_takes_the_place_of_what_is_not_used(open_pair: OpenPair) -> None:
+    """Segments come and go within the bound."""
+    async with open_pair(memory_bytes=16 * SIZE) as pair:
+        for size in (SIZE, 2 * SIZE, 3 * SIZE, 4 * SIZE, SIZE):
+            await pair.take(1, size)
+            await pair.tell()
+            assert _is_in_memory(await pair.take(2, size)) == (size < 4 * SIZE)  # a quarter at most is rounded up
+            await pair.tell()
+        assert _mappings() <= 2 * 3
+
+
+@pytest.mark.parametrize("what", ["memfd_create", "posix_fallocate"])
+async def test_without_memory_frames_come_in_packets(
+    open_pair: OpenPair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """One line says why."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left")
+
+    monkeypatch.setattr(os, what, fail)
+    with caplog.at_level("INFO", "aioflow.shm"):
+        async with open_pair() as pair:
+            for value in range(3):
+                assert not _is_in_memory(await pair.take(value))
+    assert caplog.text.count("No space left") == 1
+
+
+async def test_a_side_that_cannot_map_gets_packets(
+    open_pair: OpenPair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It refuses the first segment, and is told of no other."""
+    monkeypatch.setattr(Leases, "map", lambda *_: False)
+    with caplog.at_level("INFO", "aioflow.shm"):
+        async with open_pair() as pair:
+            for value in range(4):
+                assert not _is_in_memory(await pair.take(value))
+                await pair.tell()
+    assert caplog.text.count("cannot map") == 1
+
+
+async def test_a_forked_child_keeps_what_it_sees(open_pair: OpenPair) -> None:
+    """A view of the parent's that the child inherits does not change, although the parent has let go of it."""
+    async with open_pair() as pair:
+        await pair.take(1)
+        await pair.tell()
+        frame = await pair.take(2)
+        assert _is_in_memory(frame)
+        (child_reads, parent_writes), (parent_reads, child_writes) = os.pipe(), os.pipe()
+        if (child := os.fork()) == 0:
+            os.read(child_reads, 1)
+            os.write(child_writes, b"same" if bytes(frame) == bytes([2]) * SIZE else b"changed")
+            os._exit(0)
+        del frame
+        await pair.tell()
+        for value in range(3, 8):
+            await pair.take(value)
+            await pair.tell()
+        assert _is_in_memory(await pair.take(8))
+        os.write(parent_writes, b"!")
+        assert os.read(parent_reads, 10) == b"same"
+        os.waitpid(child, 0)
+        for fd in (child_reads, parent_writes, parent_reads, child_writes):
+            os.close(fd)
+
+
+def test_leases_that_nobody_has_change_nothing() -> None:
+    """Whatever the other side gives back, twice or never had."""
+    segments = Segments("somebody", 1 << 30, poison=True)
+    frame = bytes(SIZE)
+    assert segments.put(frame, SIZE) is None
+    ((number, _),) = segments.made
+    segments.answered(number + 1, is_mapped=True)
+    assert segments.put(frame, SIZE) is None
+    segments.answered(number, is_mapped=True)
+    reference = segments.put(frame, SIZE)
+    assert reference is not None
+    for lease in (0, reference[3] + 1):
+        segments.end_lease(lease, is_kept=False)
+    second = segments.put(frame, SIZE)
+    assert second is not None
+    assert second[1] != reference[1]
+    for _ in range(2):
+        segments.end_lease(second[3], is_kept=False)
+    third, fourth = segments.put(frame, SIZE), segments.put(frame, SIZE)
+    assert third is not None
+    assert fourth is not None
+    assert len({reference[1], third[1], fourth[1]}) == 3
+    segments.close()
+
+
+async def test_what_is_passed_on_is_not_copied(open_pair: OpenPair) -> None:
+    """A frame that came from the client and goes back to it is the memory that the client has put it in."""
+    async with open_pair() as pair:
+        came: list[Frame] = []
+        pair.far.on_message = lambda _, frames: came.extend(frames[1:])
+
+        async def there() -> memoryview:
+            """Have the client send a frame, and return a part of it as it came to the server."""
+            pair.taker.send([b"there", bytes([7]) * SIZE])
+            await pair.far.wait_for(lambda: bool(came))
+            array = np.frombuffer(came.pop(), np.uint8).view(np.int64)[1:-1].reshape(2, -1)
+            return np.ascontiguousarray(array).view(np.uint8).data
+
+        async def back(part: Frame) -> Frame:
+            number = len(pair.taker.messages)
+            pair.far.send([part])
+            await pair.taker.wait_messages(number + 1)
+            return pair.taker.frames.pop()
+
+        returned: Frame = b""
+        for _ in range(3):  # in packets; in memory that the client does not have mapped; in the same, mapped
+            returned = await back(await there())
+            assert bytes(returned) == bytes([7]) * (SIZE - 16)
+        assert _is_in_memory(returned)
+        assert _mappings_of(returned) == 3  # the client's own, the server's, and that of what came back
+        for _ in range(5):  # the client has let go of nothing, and its memory is not used again
+            await back(await there())
+        assert bytes(returned) == bytes([7]) * (SIZE - 16)
+
+
+async def test_memory_that_was_passed_on_to_a_lost_connection_is_not_used_again(
+    open_pair: OpenPair, folder: Path
+) -> None:
+    """Whoever had that connection may still see it: what its first sender puts there next would be seen too."""
+    async with open_pair() as pair, anyio.create_task_group() as tasks:
+        came: list[Frame] = []
+        pair.far.on_message = lambda _, frames: came.extend(frames[1:])
+        other = Taker()
+        connected: list[Inbox] = []
+        stage = Stage(ShmTransport(poison=True), tasks)
+        await stage.listen(f"shm://{folder}/y")
+        other.connection = await stage.transport.connect(stage.address, other, tasks)
+        other.send([b"hello"])
+        connected.append(await stage.accepted())
+        for number in range(4):
+            pair.taker.send([b"there", bytes([number]) * SIZE])
+            await pair.far.wait_for(lambda: bool(came))
+            connected[0].send([came.pop()])
+            await other.wait_messages(number + 1)
+        seen = other.frames[-1]
+        assert _is_in_memory(seen)
+        connected[0].connection.abort()
+        await other.wait_lost()
+        pair.far.send([b"the lease has ended"])
+        await pair.taker.wait_for(lambda: len(pair.taker.messages) >= 1)
+        for number in range(5, 9):
+            pair.taker.send([b"there", bytes([number]) * SIZE])
+            await pair.far.wait_for(lambda: bool(came))
+            came.clear()
+            await pair.tell()
+        assert bytes(seen) == bytes([3]) * SIZE
+        await stage.listener.aclose()
+        await other.connection.aclose()

@@ -1,0 +1,180 @@
+"""What waits to be written to one peer, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from socket import SCM_RIGHTS, SOL_SOCKET
+from struct import pack as pack_struct
+from typing import TYPE_CHECKING
+
+from aioflow_shm._limits import MEMORY_FROM, PACKET_BYTES_MAX, PARCEL_BYTES_MAX, PARCEL_MESSAGES_MAX
+from aioflow_shm._parcels import DROPPED, LONG, SEGMENT, numbers, pack
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator, Sequence
+
+    from aioflow.transport import Frame
+    from aioflow_shm._leases import Leases
+    from aioflow_shm._segments import Segments
+
+_NUMBER_BYTES = 4
+_PARTS_MAX = 512  # of a packet; the system's own limit is 1,024
+_LOW = (1 << 32) - 1
+
+# The parts of a packet, and the number of the segment whose descriptor goes with it.
+_Packet = tuple["Sequence[Frame]", int | None]
+
+
+class Outbox:
+    """Messages that are written as parcels, and what else is to be said.
+
+    Args:
+        peer: The connection.
+        segments: Where large frames go.
+        leases: What the other side is told the end of.
+
+    Attributes:
+        is_broken: Whether the other side takes nothing any more.
+        may_wait: Whether a message may wait for the other side to map memory, or is to go in packets.
+    """
+
+    def __init__(self, peer: socket.socket, segments: Segments, leases: Leases) -> None:
+        self._socket = peer
+        self._segments = segments
+        self._leases = leases
+        self._loose: deque[tuple[Sequence[Frame], Sequence[int], int]] = deque()
+        self._loose_bytes = 0
+        self._said: deque[_Packet] = deque()
+        self._long: Iterator[_Packet] = iter(())  # the rest of a parcel that is too long for one packet
+        self._packet: _Packet | None = None  # the one that is to be written next
+        self.is_broken = False
+        self.may_wait = True
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait that are not being written."""
+        return len(self._loose)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything was written."""
+        return not (self._loose or self._said or self._packet)
+
+    @property
+    def is_ripe(self) -> bool:
+        """Whether there is a parcel that hardly gets fuller."""
+        return self._loose_bytes >= PARCEL_BYTES_MAX
+
+    def add(self, frames: Sequence[Frame], sizes: Sequence[int]) -> None:
+        """Add a message, given with what `measure` says of it."""
+        size = sum(sizes) + _NUMBER_BYTES * (1 + len(sizes))
+        self._loose.append((frames, sizes, size))
+        self._loose_bytes += size
+
+    def say(self, packet: bytes) -> None:
+        """Add a packet, before the messages that are not being written yet."""
+        self._said.append(((packet,), None))
+
+    def flush(self) -> bool:
+        """Write what the other side takes; return whether nothing is left."""
+        try:
+            while self._packet or self._fill():
+                self._write()
+                self._packet = None
+        except BlockingIOError:
+            return False
+        except OSError:  # the other side is gone: whoever reads finds out
+            self.is_broken = True
+            self.clear()
+        return True
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._loose.clear()
+        self._loose_bytes = 0
+        self._said.clear()
+        self._long = iter(())
+        self._packet = None
+
+    def _write(self) -> None:
+        assert self._packet is not None
+        parts, segment = self._packet
+        if segment is not None:
+            descriptor = pack_struct("i", self._segments.descriptor(segment))
+            self._socket.sendmsg(parts, [(SOL_SOCKET, SCM_RIGHTS, descriptor)])
+            self._segments.told(segment)
+        elif len(parts) == 1:
+            self._socket.send(parts[0])
+        else:
+            self._socket.sendmsg(parts)
+
+    def _fill(self) -> bool:
+        """Choose the next packet; return whether there is one."""
+        self._packet = next(self._long, None)
+        if self._packet is None and not self._said and (self._loose or self._leases.has_ended):
+            self._seal()
+        if self._packet is None and self._said:
+            self._packet = self._said.popleft()
+        return self._packet is not None
+
+    def _seal(self) -> None:
+        """Make a parcel of the first messages, and of the ends of leases."""
+        messages: list[tuple[Sequence[Frame], Sequence[int]]] = []
+        sealed_bytes = 0
+        while self._loose and len(messages) < PARCEL_MESSAGES_MAX:
+            frames, sizes, size = self._loose[0]
+            if messages and sealed_bytes + size > PARCEL_BYTES_MAX:
+                break
+            if size >= MEMORY_FROM and self.may_wait and self._is_awaited(frames, sizes):
+                break
+            self._loose.popleft()
+            messages.append((frames, sizes))
+            sealed_bytes += size
+        self._loose_bytes -= sealed_bytes
+        if messages or self._leases.has_ended:
+            self._pack(messages)
+        self._tell_of_segments()
+
+    def _is_awaited(self, frames: Sequence[Frame], sizes: Sequence[int]) -> bool:
+        """Whether a message waits for memory that the other side is about to map: it reads nothing before it has."""
+        return any(self._segments.is_awaited(frame, size) for frame, size in zip(frames, sizes, strict=True))
+
+    def _pack(self, messages: list[tuple[Sequence[Frame], Sequence[int]]]) -> None:
+        parts = pack(messages, *self._leases.take_ended(), self._segments.put)
+        size = sum(map(_size, parts))
+        if size <= PACKET_BYTES_MAX:
+            self._packet = ((b"".join(parts),), None)
+        else:
+            self._packet = ((numbers(LONG, size & _LOW, size >> 32),), None)
+            self._long = _slices(parts)
+
+    def _tell_of_segments(self) -> None:
+        segments = self._segments
+        if segments.made:
+            for number, size in segments.made:
+                self._said.append(((numbers(SEGMENT, number, size),), number))
+            segments.made = []
+        while segments.dropped:
+            self.say(numbers(DROPPED, segments.dropped.pop()))
+
+
+def _size(frame: Frame) -> int:
+    return len(frame) if isinstance(frame, bytes) else frame.nbytes
+
+
+def _slices(parts: Sequence[Frame]) -> Iterator[_Packet]:
+    """Cut what is too long for one packet."""
+    packet: list[Frame] = []
+    room = PACKET_BYTES_MAX
+    for part in parts:
+        rest = memoryview(part).cast("B")
+        while rest:
+            packet.append(rest[:room])
+            room -= len(packet[-1])
+            rest = rest[len(packet[-1]) :]
+            if not room or len(packet) == _PARTS_MAX:
+                yield packet, None
+                packet, room = [], PACKET_BYTES_MAX
+    if packet:
+        yield packet, None

@@ -1,0 +1,205 @@
+"""Messages on the wire. A packet is numbers of 32 bits, little-endian, and for a parcel what follows them.
+
+    PARCEL, t, r, d, k, then t + r + d + k numbers and bytes   messages, and places that are given back:
+        t numbers: for each message how many frames, and for each frame its size, or IN_MEMORY
+        r numbers: for each frame in memory its segment, where it begins, its size, and the number of its lease
+        d numbers: leases that have ended
+        k numbers: leases that have ended, and whose memory is not to be used again
+        the other frames, those of `OWN_FRAME_BYTES` and more at multiples of `ALIGN_BYTES` from the parcel's beginning
+    LONG, low, high      a parcel of so many bytes follows, in as many packets as it takes, without anything between
+    SEGMENT, n, size     a segment, by its number and with its descriptor
+    MAPPED, n            the answer to SEGMENT: frames may lie in it
+    REFUSED, n           the answer to SEGMENT: no frame may
+    DROPPED, n           no further frame lies in it
+
+The first packet from either side is `GREETING`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aioflow.errors import LocalProtocolError
+from aioflow_shm._limits import ALIGN_BYTES, FRAME_BYTES_MAX, FRAMES_MAX, OWN_FRAME_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioflow.transport import Frame
+
+GREETING = b"aioflow shm 1"
+PARCEL, LONG, SEGMENT, MAPPED, REFUSED, DROPPED = range(1, 7)
+
+IN_MEMORY = (1 << 32) - 1
+PARCEL_BYTES_LIMIT = (FRAMES_MAX + 1) * FRAME_BYTES_MAX  # of a parcel that is long; it holds one message
+
+_NUMBER_BYTES = 4
+_HEAD = struct.Struct("<5I")
+_REFERENCE = 4
+# Heads of few frames are packed by what is made once.
+_LAYOUTS = tuple(struct.Struct(f"<{length}I") for length in range(64))
+_PADDING = bytes(ALIGN_BYTES)
+
+# Segment, where the frame begins, its size, and the number of its lease.
+Reference = tuple[int, int, int, int]
+
+
+class MalformedError(Exception):
+    """What came is nothing within the limits; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What came as one.
+
+    Attributes:
+        messages: In order.
+        ended: Leases whose memory may be used again.
+        kept: Leases that have ended, and whose memory may not.
+    """
+
+    messages: list[list[Frame]]
+    ended: tuple[int, ...]
+    kept: tuple[int, ...]
+
+
+def measure(frames: Sequence[Frame], peer: str) -> list[int]:
+    """Return the sizes of a message's frames.
+
+    Raises:
+        LocalProtocolError: The message has no frame, too many, or one that is too large.
+    """
+    if not 0 < len(frames) <= FRAMES_MAX:
+        raise LocalProtocolError(f"a message to {peer} has {len(frames)} frames; allowed are 1 to {FRAMES_MAX}")
+    sizes = [len(frame) if isinstance(frame, bytes) else frame.nbytes for frame in frames]
+    if max(sizes) > FRAME_BYTES_MAX:
+        raise LocalProtocolError(
+            f"a frame of a message to {peer} has {max(sizes)} bytes; allowed are {FRAME_BYTES_MAX}: send it in parts"
+        )
+    return sizes
+
+
+def numbers(*values: int) -> bytes:
+    """Return a packet of numbers."""
+    return _LAYOUTS[len(values)].pack(*values)
+
+
+def pack(
+    messages: Sequence[tuple[Sequence[Frame], Sequence[int]]],
+    ended: Sequence[int],
+    kept: Sequence[int],
+    place: Callable[[Frame, int], Reference | None],
+) -> list[Frame]:
+    """Return the parts of a parcel, to be written one after the other.
+
+    Args:
+        messages: Each given with what `measure` says of it.
+        ended: Leases whose memory may be used again.
+        kept: Leases that have ended, and whose memory may not.
+        place: Puts a frame of some size into memory, if it belongs and fits there.
+    """
+    table: list[int] = []
+    references: list[int] = []
+    inline: list[tuple[Frame, int]] = []
+    for frames, sizes in messages:
+        table.append(len(sizes))
+        for frame, size in zip(frames, sizes, strict=True):
+            if size >= OWN_FRAME_BYTES and (reference := place(frame, size)) is not None:
+                table.append(IN_MEMORY)
+                references += reference
+            else:
+                table.append(size)
+                if size:  # a view with a zero in its shape cannot be joined
+                    inline.append((frame, size))
+    values = (PARCEL, len(table), len(references), len(ended), len(kept), *table, *references, *ended, *kept)
+    parts: list[Frame] = [_layout(len(values)).pack(*values)]
+    at = _NUMBER_BYTES * len(values)
+    for frame, size in inline:
+        if size >= OWN_FRAME_BYTES and (padding := -at % ALIGN_BYTES):
+            parts.append(_PADDING[:padding])
+            at += padding
+        parts.append(frame)
+        at += size
+    return parts
+
+
+def unpack(packet: memoryview, view: Callable[[int, int, int, int], Frame], *, is_kept: bool) -> Parcel:
+    """Return what came as one. Nothing in it is believed: no memory is taken for what has not come.
+
+    Args:
+        packet: The parcel.
+        view: Returns the view of a frame in memory; raises MalformedError where there is none.
+        is_kept: Whether the packet's own memory may be handed over; otherwise everything is copied.
+
+    Raises:
+        MalformedError: It is not within the limits.
+    """
+    if len(packet) < _HEAD.size:
+        raise MalformedError(f"a parcel of {len(packet)} bytes")
+    _, tables, references, ended, kept = _HEAD.unpack_from(packet)
+    count = tables + references + ended + kept
+    start = _HEAD.size + _NUMBER_BYTES * count
+    if start > len(packet):
+        raise MalformedError(f"a parcel of {count} numbers in {len(packet)} bytes")
+    values = _layout(count).unpack_from(packet, _HEAD.size)
+    reader = _Reader(packet, start, values[tables : tables + references], view, is_kept=is_kept)
+    messages: list[list[Frame]] = []
+    at = 0
+    while at < tables:
+        frames = values[at]
+        sizes = values[at + 1 : min(at + 1 + frames, tables)]
+        at += 1 + frames
+        if not 0 < frames == len(sizes) <= FRAMES_MAX:
+            raise MalformedError(f"message {len(messages)} with {frames} frames")
+        messages.append([reader.frame(size) for size in sizes])
+    if not reader.is_at_end:
+        raise MalformedError(f"{len(messages)} messages that are not all that came")
+    return Parcel(messages, values[tables + references : count - kept], values[count - kept :])
+
+
+class _Reader:
+    """Takes the frames of a parcel one by one."""
+
+    __slots__ = ("_at", "_is_kept", "_packet", "_reference", "_references", "_view")
+
+    def __init__(
+        self,
+        packet: memoryview,
+        start: int,
+        references: Sequence[int],
+        view: Callable[[int, int, int, int], Frame],
+        *,
+        is_kept: bool,
+    ) -> None:
+        self._packet = packet
+        self._at = start
+        self._references = references
+        self._reference = 0
+        self._view = view
+        self._is_kept = is_kept
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether everything was taken."""
+        return self._at == len(self._packet) and self._reference == len(self._references)
+
+    def frame(self, size: int) -> Frame:
+        """Take the next frame."""
+        if size == IN_MEMORY:
+            reference = self._references[self._reference : self._reference + _REFERENCE]
+            if len(reference) != _REFERENCE:
+                raise MalformedError("frames in memory are missing")
+            self._reference += _REFERENCE
+            return self._view(*reference)
+        start = self._at + (-self._at % ALIGN_BYTES if size >= OWN_FRAME_BYTES else 0)
+        self._at = stop = start + size
+        if stop > len(self._packet):
+            raise MalformedError("frames are missing")
+        frame = self._packet[start:stop]
+        return frame if self._is_kept and size >= OWN_FRAME_BYTES else bytes(frame)
+
+
+def _layout(length: int) -> struct.Struct:
+    return _LAYOUTS[length] if length < len(_LAYOUTS) else struct.Struct(f"<{length}I")

@@ -1,0 +1,284 @@
+"""The sender's side of memory: segments that are made once, and the places in them that are used again and again.
+
+A frame may lie in a segment once the other side has mapped it. Places come back with the other side's word that its
+last view is gone, never by themselves; the last one back is used first, as it is warm. A segment none of whose places
+is in use makes room for one of another size.
+
+What has come through a connection and is sent on, as a server does with a batch, is not copied: the other side is told
+of the memory in which it lies. Its place goes back when the last view on that side is gone too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import mmap
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from aioflow_shm._limits import FOREIGN_MAX, MEMORY_FROM, SEGMENT_BYTES, SEGMENTS_MAX, SHARE_OF_ONE_FRAME
+from aioflow_shm._views import check_descriptor, find_view
+
+if TYPE_CHECKING:
+    from aioflow.transport import Frame
+    from aioflow_shm._parcels import Reference
+    from aioflow_shm._views import Mapping, View
+
+logger = logging.getLogger("aioflow.shm")
+
+_POISON = 0xA5
+_NUMBERS = 1 << 32
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """Memory with places of one size.
+
+    Attributes:
+        number: Its name on the wire.
+        place_bytes: The size of a place.
+        memory: All of it.
+        is_mapped: Whether the other side has mapped it.
+        free: Where the free places begin.
+        used: How many are in use.
+    """
+
+    number: int
+    place_bytes: int
+    memory: mmap.mmap
+    is_mapped: bool = False
+    free: list[int] = field(default_factory=list)
+    used: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Foreign:
+    """What the other side is told of memory that came through another connection.
+
+    Attributes:
+        number: Its name on the wire.
+        is_mapped: Whether the other side has mapped it.
+        is_answered: Whether it has said so, or that it cannot.
+    """
+
+    number: int
+    is_mapped: bool = False
+    is_answered: bool = False
+
+
+class Segments:
+    """The segments of one direction of a connection.
+
+    Args:
+        peer: The other side, for messages to people.
+        bytes_max: Memory that they take in all.
+        poison: Whether what comes back is overwritten, so that a view that should be gone is found out.
+
+    Attributes:
+        made: Numbers and sizes of segments that the other side is to be told of.
+        dropped: Numbers of segments that it may forget.
+    """
+
+    def __init__(self, peer: str, bytes_max: int, *, poison: bool) -> None:
+        self._peer = peer
+        self._bytes_max = bytes_max
+        self._poison = poison
+        self._segments: dict[int, Segment] = {}
+        self._by_size: dict[int, list[Segment]] = {}
+        self._leases: dict[int, tuple[Segment, int]] = {}
+        self._foreign: dict[ref[Mapping], _Foreign] = {}
+        self._passed: dict[int, View] = {}  # leases of what came through another connection
+        self._fds: dict[int, int] = {}  # of segments that the other side is not told of yet
+        self._next_segment = 0
+        self._next_lease = 0
+        self._bytes = 0
+        self._is_refused = False
+        self.made: list[tuple[int, int]] = []
+        self.dropped: list[int] = []
+
+    def is_awaited(self, frame: Frame, size: int) -> bool:
+        """Whether there will be a place for a frame as soon as the other side has answered, which it is asked here."""
+        if size < MEMORY_FROM or self._is_refused:
+            return False
+        if (found := find_view(frame)) is not None:
+            foreign = self._foreign_of(found[0])
+            if foreign is not None and (foreign.is_mapped or not foreign.is_answered):
+                return not foreign.is_mapped
+        place_bytes = _place_bytes(size)
+        segments = self._by_size.setdefault(place_bytes, [])
+        if any(segment.free and segment.is_mapped for segment in segments):
+            return False
+        return not all(segment.is_mapped for segment in segments) or self._make(place_bytes)
+
+    def put(self, frame: Frame, size: int) -> Reference | None:
+        """Return where a frame lies, or to where it was copied; None where it is too small, or there is no place.
+
+        A frame that lies in a segment of the other direction, or of another connection, stays there.
+        """
+        if size < MEMORY_FROM or self._is_refused:
+            return None
+        if (found := find_view(frame)) is not None and (reference := self._pass_on(*found, size)) is not None:
+            return reference
+        place_bytes = _place_bytes(size)
+        segments = self._by_size.setdefault(place_bytes, [])
+        segment = next((segment for segment in reversed(segments) if segment.free and segment.is_mapped), None)
+        if segment is None:
+            if all(segment.is_mapped for segment in segments):
+                self._make(place_bytes)
+            return None
+        start = segment.free.pop()
+        segment.used += 1
+        segment.memory[start : start + size] = frame if isinstance(frame, bytes) else frame.cast("B")
+        lease = self._number_lease()
+        self._leases[lease] = (segment, start)
+        return segment.number, start, size, lease
+
+    def answered(self, number: int, *, is_mapped: bool) -> None:
+        """Learn whether the other side has mapped a segment; once it could not, it is told of no more."""
+        segment = self._segments.get(number)
+        if segment is None:
+            for foreign in tuple(self._foreign.values()):
+                if foreign.number == number:
+                    foreign.is_mapped, foreign.is_answered = is_mapped, True
+            return
+        if is_mapped:
+            segment.is_mapped = True
+            return
+        logger.info("%s cannot map memory, or as much: large frames to it travel in packets", self._peer)
+        self._is_refused = True
+        self._forget(segment)
+
+    def end_lease(self, lease: int, *, is_kept: bool) -> None:
+        """Have a place back; where its memory is to be kept as it is, its segment is used no more."""
+        if (view := self._passed.pop(lease, None)) is not None:
+            if is_kept:
+                view.keep()
+            return
+        segment, start = self._leases.pop(lease, (None, 0))
+        if segment is None or segment.number not in self._segments:
+            return
+        if is_kept:
+            self._drop(segment)
+            return
+        if self._poison:
+            segment.memory[start : start + segment.place_bytes] = bytes([_POISON]) * segment.place_bytes
+        segment.free.append(start)
+        segment.used -= 1
+
+    def descriptor(self, number: int) -> int:
+        """Return the descriptor of a segment that the other side is to be told of."""
+        return self._fds[number]
+
+    def told(self, number: int) -> None:
+        """Close a descriptor: the other side has it."""
+        os.close(self._fds.pop(number))
+
+    def close(self) -> None:
+        """Let go of everything; what the other side may still see is not used again."""
+        for view in self._passed.values():
+            view.keep()
+        self._passed.clear()
+        self._foreign.clear()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        for segment in self._segments.values():
+            segment.memory.close()
+        self._segments.clear()
+        self._by_size.clear()
+        self._leases.clear()
+        self.made.clear()
+        self._is_refused = True
+
+    def _make(self, place_bytes: int) -> bool:
+        """Make a segment, if there is room for it; say whether there was."""
+        size = max(1, SEGMENT_BYTES // place_bytes) * place_bytes
+        if place_bytes * SHARE_OF_ONE_FRAME > self._bytes_max or not self._make_room(size):
+            return False
+        try:
+            fd, memory = _new_memory(size)
+        except OSError as error:
+            logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, error)
+            self._is_refused = True
+            return False
+        number = self._offer(fd, size)
+        segment = Segment(number, place_bytes, memory, free=list(range(0, size, place_bytes)))
+        self._segments[number] = segment
+        self._by_size[place_bytes].append(segment)
+        self._bytes += size
+        return True
+
+    def _offer(self, fd: int, size: int) -> int:
+        """Have the other side told of memory; return its number."""
+        number = self._next_segment
+        self._next_segment += 1
+        self._fds[number] = fd
+        self.made.append((number, size))
+        return number
+
+    def _number_lease(self) -> int:
+        lease = self._next_lease = (self._next_lease + 1) % _NUMBERS
+        return lease
+
+    def _pass_on(self, view: View, start: int, size: int) -> Reference | None:
+        """Return where a frame lies that came through a connection, if the other side has that memory mapped."""
+        foreign = self._foreign_of(view)
+        if foreign is None or not foreign.is_mapped:
+            return None
+        lease = self._number_lease()
+        self._passed[lease] = view
+        return foreign.number, start, size, lease
+
+    def _foreign_of(self, view: View) -> _Foreign | None:
+        """Return what the other side is told of a view's memory; None where it cannot be told."""
+        mapping = view.mapping
+        foreign = self._foreign.get(ref(mapping))
+        if foreign is None and len(self._foreign) < FOREIGN_MAX and (fd := mapping.duplicate()) is not None:
+            foreign = _Foreign(self._offer(fd, len(mapping.memory)))
+            self._foreign[ref(mapping, self._is_gone)] = foreign
+        return foreign
+
+    def _is_gone(self, mapping: ref[Mapping]) -> None:
+        """Have the other side forget memory of which there is nothing left here, in whatever thread."""
+        if (foreign := self._foreign.pop(mapping, None)) is not None:
+            self.dropped.append(foreign.number)
+
+    def _make_room(self, size: int) -> bool:
+        """Drop segments that are not in use, the oldest first, until there is room for one more."""
+        for segment in tuple(self._segments.values()):
+            if self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX:
+                return True
+            if not segment.used and segment.is_mapped:
+                self._drop(segment)
+        return self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX
+
+    def _drop(self, segment: Segment) -> None:
+        self.dropped.append(segment.number)
+        self._forget(segment)
+
+    def _forget(self, segment: Segment) -> None:
+        del self._segments[segment.number]
+        self._by_size[segment.place_bytes].remove(segment)
+        self._bytes -= len(segment.memory)
+        segment.memory.close()
+
+
+def _place_bytes(size: int) -> int:
+    """Round a size up to one of four between two powers of two, so that frames of about one size share segments."""
+    step = 1 << max((size - 1).bit_length() - 3, 12)
+    return -(-size // step) * step
+
+
+def _new_memory(size: int) -> tuple[int, mmap.mmap]:
+    """Make memory that neither side can shrink: reading beyond its end would end the reader."""
+    fd = os.memfd_create("aioflow", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        check_descriptor(fd)
+        os.posix_fallocate(fd, 0, size)  # so that what is missing is known now, and not at the first touch
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return fd, mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    except BaseException:
+        os.close(fd)
+        raise
