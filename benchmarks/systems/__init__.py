@@ -33,6 +33,7 @@ class System:
 SYSTEMS = {
     "aioflow": System("benchmarks.systems.aioflow_queue", ("W1s", "W1b", "W2")),
     "aioflow-keys": System("benchmarks.systems.aioflow_keys", ("W1s", "W1b", "W2")),
+    "aioflow-shm": System("benchmarks.systems.aioflow_shm", ("W1s", "W1b", "W2")),
     "multiprocessing.Queue": System("benchmarks.systems.multiprocessing_queue", ("W1s", "W1b", "W2")),
     "DataLoader": System("benchmarks.systems.torch_dataloader", ("W1b", "W2")),
 }

@@ -30,16 +30,16 @@ PREFETCH = 8
 FILL_S = 0.1  # a group of images takes some milliseconds to fill, and should be a whole batch
 
 
-def consume(workload: Workload) -> Measurement:
+def consume(workload: Workload, scheme: str = "ipc") -> Measurement:
     """Take what a producer puts into a queue of a server; see `benchmarks.systems`."""
-    with _server() as address, producing(_produce, address, workload):
+    with _server(scheme) as address, producing(_produce, address, workload):
         return asyncio.run(_consume(address, workload))
 
 
 @contextmanager
-def _server() -> Generator[str]:
+def _server(scheme: str) -> Generator[str]:
     with tempfile.TemporaryDirectory() as folder:
-        address = f"ipc://{folder}/s"
+        address = f"{scheme}://{folder}/s"
         server = subprocess.Popen([sys.executable, "-m", "aioflow", "serve", "--bind", address], stdout=sys.stderr)
         try:
             yield address  # clients wait for a server that is still starting

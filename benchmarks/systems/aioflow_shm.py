@@ -1,0 +1,16 @@
+"""aioflow through shared memory: the same, at a `shm://` address."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.systems import aioflow_queue
+
+if TYPE_CHECKING:
+    from benchmarks.measurement import Measurement
+    from benchmarks.workloads import Workload
+
+
+def consume(workload: Workload) -> Measurement:
+    """Take what a producer puts into a queue of a server; see `benchmarks.systems`."""
+    return aioflow_queue.consume(workload, scheme="shm")
