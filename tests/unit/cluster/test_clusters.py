@@ -188,6 +188,31 @@ def graphs_of(server: flow.Server) -> int:
 
 
 @flow.op
+async def leave() -> None:
+    """End the process, in the opinion of who wrote this."""
+    raise SystemExit(3)
+
+
+@flow.op
+def leave_on_a_thread() -> None:
+    """Do the same there."""
+    raise SystemExit(3)
+
+
+async def test_a_kernel_cannot_end_a_server() -> None:
+    """A `sys.exit` in one is a failure of its node, on the master and on another task; both serve on."""
+    async with cluster() as (_, worker, __), flow.Session(worker, config=CONFIG) as session:
+        for op in (leave, leave_on_a_thread):
+            for device in TASKS[1:]:
+                with flow.Graph(), flow.device(device):
+                    left, value = op(), flow.identity(1)
+                with pytest.raises(flow.NodeFailed, match=f"{device}.*SystemExit: 3") as caught:
+                    await session.run(left)
+                assert f"node {op.name!r}" in caught.value.__notes__[0]
+                assert await session.run(value) == 1
+
+
+@flow.op
 def missing() -> int:
     """Be missing on a server that does not name this module."""
     return 1
