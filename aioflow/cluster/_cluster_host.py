@@ -6,8 +6,9 @@ master, which is the server that the session was opened on.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import anyio
 
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["ClusterHost"]
 
 
+@dataclass(slots=True)
+class _Sent:
+    """What the master has of a graph: as of which version, in which of its lives, under which number."""
+
+    version: int
+    epoch: str
+    number: int
+
+
 class ClusterHost:
     """The tasks of a cluster, through one session.
 
@@ -50,7 +60,8 @@ class ClusterHost:
         self._others: dict[Task, RemoteHost] = {}
         self._opening = anyio.Lock()
         self._is_closed = False
-        self._graphs: WeakKeyDictionary[Graph, tuple[int, str, int]] = WeakKeyDictionary()  # version, epoch, number
+        self._graphs: dict[ref[Graph], _Sent] = {}
+        self._unused: list[ref[Graph]] = []  # graphs that the program has dropped; another thread may add to it
         self._last_graph = 0
 
     async def open(self) -> None:
@@ -92,16 +103,23 @@ class ClusterHost:
         self, graph: Graph, fetched: Sequence[Output | Node], fed: Mapping[Output, Any], *, soft: bool, log: bool
     ) -> list[Any]:
         """Run a step of a graph; it is sent to the master once, and again where it has grown."""
+        while self._unused:
+            self._forget(self._unused.pop())
         epoch = self.master.welcome.epoch
-        known = self._graphs.get(graph)
-        if known is None or known[:2] != (graph.version, epoch):
+        sent = self._graphs.get(ref(graph))
+        if sent is None or (sent.version, sent.epoch) != (graph.version, epoch):
             frames = encode_graph(graph)
-            if known is not None and known[1] == epoch:
-                deregister(self.master, known[2])
+            self._forget(ref(graph))
             self._last_graph += 1
-            known = self._graphs[graph] = (graph.version, epoch, self._last_graph)
-            register(self.master, known[2], frames, soft=soft, log=log)
-        return await run_graph(self.master, known[2], fetched, fed)
+            sent = self._graphs[ref(graph, self._unused.append)] = _Sent(graph.version, epoch, self._last_graph)
+            register(self.master, sent.number, frames, soft=soft, log=log)
+        return await run_graph(self.master, sent.number, fetched, fed)
+
+    def _forget(self, graph: ref[Graph]) -> None:
+        """Let the master forget a graph, if it has it."""
+        sent = self._graphs.pop(graph, None)
+        if sent is not None and sent.epoch == self.master.welcome.epoch:
+            deregister(self.master, sent.number)
 
     async def devices(self) -> list[Any]:
         """Return what is told of the devices of all tasks."""

@@ -91,7 +91,10 @@ class OpLibrary:
     def _hint(self, module_name: str) -> str:
         if module_name not in self._names:
             named = ", ".join(map(repr, self._names)) or "no module"
-            return f"its start named {named}: start it with ops=[{module_name!r}], or aioflow serve --ops {module_name}"
+            return (
+                f"its start named {named}: start it with ops=[{module_name!r}], or aioflow serve --ops {module_name}, "
+                f"or aioflow up --ops {module_name}"
+            )
         ops = [name for name, value in vars(self._modules[module_name]).items() if isinstance(value, Op)]
         return f"of module {module_name!r} it has {', '.join(sorted(ops)) or 'none'}"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from aioflow.cluster._transfer import Rendezvous, Transfer, transfer
-from aioflow.errors import SessionClosed
+from aioflow.errors import NodeFailed, SessionClosed
 from aioflow.runtime import Executor, LocalHost, SessionDevices, current, open_in_thread
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Worker:
 
         Raises:
             UnknownOp: This server has not one of its ops.
+            NodeFailed: A kernel raised; `SystemExit`, too, which does not end the server.
             AioflowError: What the step raised.
         """
         self.rendezvous.begin(step)
@@ -97,6 +98,11 @@ class Worker:
             tokens = current.set(self._session(owner)), transfer.set(Transfer(step, self.rendezvous, self._deliver))
             try:
                 return await self._executor.run(graph, fetched, fed)
+            except SystemExit as error:  # it would end this server, with what others have here
+                failed = NodeFailed(f"a node on {self._task}, failed: SystemExit: {error}", device=str(self._task))
+                for note in error.__notes__:
+                    failed.add_note(note)
+                raise failed from error
             finally:
                 current.reset(tokens[0])
                 transfer.reset(tokens[1])

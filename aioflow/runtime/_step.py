@@ -380,14 +380,12 @@ class Step:
         node = self.plan.nodes[number]
         device = str(self._devices[self.plan.devices[number]].name)
         where = f"node {node.name!r} on {device}, made at {node.line}"
-        if isinstance(error, AioflowError):
-            error.add_note(f"aioflow: in {where}")
-            self.abort(error)
-        elif isinstance(error, (Exception, asyncio.CancelledError)):
+        if isinstance(error, (Exception, asyncio.CancelledError)) and not isinstance(error, AioflowError):
             failed = NodeFailed(f"{where}, failed: {type(error).__name__}: {error}", node=node.name, device=device)
             failed.__cause__ = error
             self.abort(failed)
         else:
+            error.add_note(f"aioflow: in {where}")
             self.abort(error)
 
     def _is_cancellation(self, error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -166,6 +167,49 @@ async def test_a_session_between_tasks_that_was_started_anew_is_sent_parts_again
             other._send()
             await until(lambda: host.has_ended)
             assert await session.run(value) == 1
+
+
+async def test_servers_forget_the_graphs_that_a_program_has_dropped() -> None:
+    """A graph made anew for each step is not kept until the session ends, neither by its master nor by others."""
+    async with cluster() as (_, worker, other), flow.Session(worker, config=CONFIG) as session:
+        for number in range(20):
+            with flow.Graph(), flow.device(TASKS[2]):
+                value = flow.identity(number)
+            assert await session.run(value) == number
+            del value
+            gc.collect()
+        await until(lambda: graphs_of(worker) <= 2)
+        await until(lambda: graphs_of(other) <= 2)
+
+
+def graphs_of(server: flow.Server) -> int:
+    """How many graphs and parts a server has of its sessions."""
+    return sum(len(session.graphs) for session in server._broker._sessions)
+
+
+@flow.op
+async def leave() -> None:
+    """End the process, in the opinion of who wrote this."""
+    raise SystemExit(3)
+
+
+@flow.op
+def leave_on_a_thread() -> None:
+    """Do the same there."""
+    raise SystemExit(3)
+
+
+async def test_a_kernel_cannot_end_a_server() -> None:
+    """A `sys.exit` in one is a failure of its node, on the master and on another task; both serve on."""
+    async with cluster() as (_, worker, __), flow.Session(worker, config=CONFIG) as session:
+        for op in (leave, leave_on_a_thread):
+            for device in TASKS[1:]:
+                with flow.Graph(), flow.device(device):
+                    left, value = op(), flow.identity(1)
+                with pytest.raises(flow.NodeFailed, match=f"{device}.*SystemExit: 3") as caught:
+                    await session.run(left)
+                assert f"node {op.name!r}" in caught.value.__notes__[0]
+                assert await session.run(value) == 1
 
 
 @flow.op
