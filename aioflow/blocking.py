@@ -15,12 +15,13 @@ does and raises what the queue's own method of that name does. What differs:
   `asyncio.timeout` would, and `TimeoutError` is raised: a get took nothing, a put was not accepted (rows of an
   `enqueue_many` that stay in are told by a note). An operation that succeeds in that moment returns.
 * Ctrl-C ends a wait in the main thread at once: the operation is cancelled, with what it took given back, before
-  `KeyboardInterrupt` goes on. If it succeeded in that moment it returns, and the session's next call raises.
-* After a fork a session is refused in the child: open one there.
+  `KeyboardInterrupt` goes on. If it succeeded in that moment it returns, and the session's next call raises. After a
+  fork a session is refused in the child: open one there.
 """
 
 from __future__ import annotations
 
+# ruff: noqa: FBT001, FBT002 - as Queue.close has it
 import asyncio
 import atexit
 import os
@@ -33,7 +34,7 @@ from aioflow.errors import SessionClosed, SessionError, SpecMismatch
 from aioflow.runtime import LoopThread, raise_owed_interrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from types import TracebackType
 
     from aioflow.cluster import Server
@@ -76,8 +77,7 @@ class Session:
         self._session = client.Session(target, config=config, credentials=credentials)
         self._thread: LoopThread | None = None
         self._is_closed = False
-        # Iterators that may hold something ahead; changed in the loop only. While they are here, no garbage collection
-        # in another thread finalises one, which would touch the loop from there.
+        # Iterators that may hold something ahead, changed in the loop only: no other thread's collection finalises one.
         self._iterators: set[client.Batches] = set()
 
     def open(self) -> Self:
@@ -137,11 +137,7 @@ class Session:
         return self._call(partial(queue.enqueue_many, value), timeout)
 
     def close_queue(
-        self,
-        queue: client.Queue,
-        cancel_pending_enqueues: bool = False,  # noqa: FBT001, FBT002 - as Queue.close has it
-        *,
-        timeout: float | None = None,
+        self, queue: client.Queue, cancel_pending_enqueues: bool = False, *, timeout: float | None = None
     ) -> None:
         """Accept nothing more; see `Queue.close`."""
         return self._call(partial(queue.close, cancel_pending_enqueues), timeout)
@@ -182,7 +178,7 @@ class Session:
         """Iterate over single elements, as `dequeue` gives them; the rest is as in `batches`."""
         return Batches(self, aiter(queue), _check_timeout(timeout))
 
-    # Looking
+    # Looking, and graphs
 
     def size(self, queue: client.Queue, *, timeout: float | None = None) -> int:
         """Return the number of elements; see `Queue.size`."""
@@ -199,6 +195,10 @@ class Session:
     def delete(self, queue: client.Queue, *, timeout: float | None = None) -> None:
         """Remove the queue; see `Queue.delete`."""
         return self._call(queue.delete, timeout)
+
+    def run(self, fetches: Any, feed: Mapping[Any, Any] | None = None, *, timeout: float | None = None) -> Any:
+        """Run what some nodes of a graph need; see `aioflow.Session.run`."""
+        return self._call(partial(self._session.run, fetches, feed), timeout)
 
     # Producers
 

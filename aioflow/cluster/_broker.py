@@ -339,6 +339,7 @@ class Broker:
     def _lose(self, session: Session) -> None:
         if session.peer is not None:
             self._drop(session, session.peer)
+        self.steps.lose(session)
         for call in session.delivered.values():
             call.queue.machine.forgo(call.ticket)
         reason = f"it showed no sign of life for {self._lost_s} s"

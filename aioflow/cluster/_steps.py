@@ -2,7 +2,8 @@
 
 1. A graph is read when it comes, and kept under its number; one that cannot be read fails the steps that use it.
 2. A step that was begun is answered once: by its values, its error, or, where it was withdrawn, that it has ended.
-3. What a session has begun ends with it; so does what another server began on behalf of a session that is over.
+3. What a session has begun ends with it, and when it is lost; so does what another server began on behalf of a session
+   that is over.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from aioflow.cluster._answers import pack_error
 from aioflow.cluster._graph_codec import decode_graph
 from aioflow.cluster._library import OpLibrary
 from aioflow.cluster._values import decode_value
-from aioflow.errors import AioflowError, NotFound, RemoteProtocolError
+from aioflow.errors import AioflowError, ConnectionLost, NotFound, RemoteProtocolError
 from aioflow.graph import Graph, Node, Output
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Steps:
         self._tickets = tickets
         self._effects: list[Effect] = []
         self._sessions: dict[Begun, Session] = {}
+        self._lost: set[Begun] = set()  # ended as their session showed no sign of life
 
     def take_effects(self) -> list[Effect]:
         """Return what is to be done, in order."""
@@ -152,6 +154,13 @@ class Steps:
     def ended(self, begun: Begun, message: m.Tensors | m.Done | m.Withdrawn | m.Error, frames: Sequence[Frame]) -> None:
         """Answer a request that has ended, unless its session is over."""
         session = self._sessions.pop(begun, None)
+        if begun in self._lost:
+            self._lost.remove(begun)
+            if isinstance(message, m.Withdrawn):
+                reason = (
+                    "the session showed no sign of life for too long, and its step was ended; part of it may be done"
+                )
+                message = pack_error(begun.id, ConnectionLost(reason))
         if session is not None:
             session.steps.discard(begun.id)
             try:
@@ -236,10 +245,17 @@ class Steps:
         self._effects.append(OwnerEnded(message.owner, is_here=False))
         self._done(session, message.id)
 
+    def lose(self, session: Session) -> None:
+        """End the steps of a session that is not heard any more: its client gives them up after the same time."""
+        for begun in [begun for begun, whose in self._sessions.items() if whose is session]:
+            self._lost.add(begun)
+            self._effects.append(StepAborted(begun.session, begun.id))
+
     def end(self, session: Session) -> None:
         """End all that a session has begun, and forget its graphs."""
         for begun in [begun for begun, whose in self._sessions.items() if whose is session]:
             del self._sessions[begun]
+            self._lost.discard(begun)
             self._effects.append(StepAborted(begun.session, begun.id))
         session.steps.clear()
         for registered in session.graphs.values():

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 
@@ -66,6 +67,27 @@ def test_every_operation(session: blocking.Session, q: flow.FIFOQueue) -> None:
     session.enqueue(q, 7)
     session.close_queue(q, cancel_pending_enqueues=True)
     assert list(session.elements(q)) == [7]
+
+
+@flow.op
+async def waits_when_told(value: int, wait: int) -> int:
+    """Return a value; or wait, until cancelled."""
+    while wait:
+        await anyio.sleep_forever()
+    return value
+
+
+def test_a_step_of_a_graph(session: blocking.Session, q: flow.FIFOQueue) -> None:
+    """It has a timeout as the other operations; what its dequeue node took goes back."""
+    with flow.Graph():
+        wait = flow.placeholder("wait")
+        taken = waits_when_told(q.nodes.dequeue(), wait)
+    session.enqueue(q, 7)
+    assert session.run(taken, {wait: 0}) == 7
+    with pytest.raises(TimeoutError):
+        session.run(taken, {wait: 0}, timeout=0.01)
+    session.enqueue(q, 8)
+    assert session.run([taken], {wait: 0}) == [8]
 
 
 def test_an_error_is_raised_as_it_is(session: blocking.Session, q: flow.FIFOQueue) -> None:

@@ -10,6 +10,8 @@ from aioflow.cluster._graph_codec import encode_graph
 from aioflow.cluster._steps import Begun, GraphDropped, OwnerEnded, StepAborted, StepAsked
 from aioflow.cluster._values import encode_value
 
+from .conftest import LOST_S
+
 if TYPE_CHECKING:
     from .conftest import Desk
 
@@ -145,3 +147,21 @@ def test_what_a_step_names_must_be_there(desk: Desk) -> None:
         register(desk, peer)
         message = m.RunGraph(2, 1, "", fetches, feeds)
         desk.refused(desk.send(peer, message, encode_value(values)), "")
+
+
+def test_the_steps_of_a_lost_session_end(desk: Desk) -> None:
+    """What they wait for is others'; if the session resumes it learns that its step was ended."""
+    desk.connect(1, "s", beats=True)
+    register(desk, 1)
+    run(desk, 1, 2)
+    begun(desk)
+    desk.broker.lost(1, 0.0)
+    desk.expire(LOST_S)
+    assert desk.broker.steps.take_effects() == [StepAborted("s", 2)]
+    desk.broker.steps.ended(Begun("s", 2), m.Withdrawn(2, 0), ())
+    desk.reconnect(2, "s")
+    desk.send(2, m.Resume())
+    [answer] = run(desk, 2, 2)
+    assert isinstance(answer, m.Error)
+    assert (answer.kind, "its step was ended" in answer.text) == ("ConnectionLost", True)
+    assert desk.broker.steps.take_effects() == []
