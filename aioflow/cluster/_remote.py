@@ -278,7 +278,7 @@ class RemoteHost:
         self._calls[call.id] = call
         if gives_up:
             self._giving_up.add(call.id)
-        if frames or on_recall is not None:
+        if (frames and not gives_up) or on_recall is not None:  # a step waits for each of its messages
             self._link.send_soon()
         else:
             self._link.send()

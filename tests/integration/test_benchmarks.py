@@ -210,3 +210,11 @@ def test_the_graph_benchmark_runs(run_program: RunProgram) -> None:
     assert program.finish() == 0, program.output
     assert len(re.findall(r"^(?:met|FALLS SHORT) ", program.output, re.MULTILINE)) >= 7
     assert "chain of 200, x bare tasks" in program.output
+
+
+def test_the_cluster_benchmark_runs(run_program: RunProgram) -> None:
+    """So does that of steps over two tasks."""
+    program = run_program("-m", "benchmarks", "cluster", "--small", "--rounds", "1")
+    assert program.finish() == 0, program.output
+    assert len(re.findall(r"^(?:met|FALLS SHORT) ", program.output, re.MULTILINE)) == 2
+    assert "a step over two tasks" in program.output
