@@ -103,9 +103,7 @@ class Master:
             except (ConnectFailed, ConnectionLost) as error:
                 absent.append(str(error))
 
-        found[self._task] = [
-            [info.name, info.kind, info.memory_limit, info.description] for info in await self._worker.devices()
-        ]
+        found[self._task] = await self._worker.devices()
         async with anyio.create_task_group() as group:
             for task in self._tasks:
                 if task != self._task:

@@ -157,10 +157,7 @@ class StepService:
             case DevicesAsked(whole=True):
                 return encode_value(await self._master.devices())
             case DevicesAsked():
-                devices: list[list[Any]] = [
-                    [info.name, info.kind, info.memory_limit, info.description] for info in await self._worker.devices()
-                ]
-                return encode_value(devices)
+                return encode_value(await self._worker.devices())
             case ResetAsked(session=session, containers=containers):
                 await self._reset(session, containers)
                 return ()

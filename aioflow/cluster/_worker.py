@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aioflow.cluster._library import OpLibrary
-    from aioflow.devices import DeviceInfo
     from aioflow.graph import Graph, Node, Output, Task
     from aioflow.resources import Resources
     from aioflow.runtime import Dispatch, SessionConfig
@@ -75,9 +74,10 @@ class Worker:
         self._devices: SessionDevices | None = None
         self._executor: Executor | None = None
 
-    async def devices(self) -> tuple[DeviceInfo, ...]:
-        """Return the devices of this task; opens them first."""
-        return tuple(device.info() for device in (await self._open_devices()).devices)
+    async def devices(self) -> list[list[Any]]:
+        """Return the fields of `DeviceInfo` for each device of this task; opens them first."""
+        infos = [device.info() for device in (await self._open_devices()).devices]
+        return [[info.name, info.kind, info.memory_limit, info.description] for info in infos]
 
     async def run(
         self, owner: str, graph: Graph, fetched: Sequence[Output | Node], fed: Mapping[Output, Any], step: str
