@@ -45,7 +45,7 @@ async def train(session: flow.Session) -> None:
         while done < pipeline.STEPS:
             loss, done, _ = await session.run(fetches)
             own += 1
-            if own % 50 == 0:
+            if own == 1 or own % 50 == 0:
                 print(f"step {own} here, {done} in all, loss {loss:.3f}", flush=True)
 
 
