@@ -1,12 +1,14 @@
 """Who waits for a socket: on asyncio the event loop itself, on trio two tasks.
 
 asyncio's loop calls a function whenever a socket can be read; to wait for that in a task, each time anew, costs several
-times what the handling of a small message does.
+times what the handling of a small message does. No task runs in a function that the loop calls, and where sniffio is
+installed anyio starts tasks from there only if somebody has named the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -69,6 +71,8 @@ class _LoopWatch:
         try:
             if not self._stopped.is_set():
                 self._is_running = True
+                if (sniffio := sys.modules.get("sniffio")) is not None:
+                    sniffio.current_async_library_cvar.set("asyncio")
                 self._loop.add_reader(self._fd, self._read)
                 if self._writes:
                     self._loop.add_writer(self._fd, self._write)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import gc
 import os
 import resource
 import socket
 import stat
 import struct
+from contextvars import Context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+import uvloop
 
+import aioflow as flow
 from aioflow.errors import AddressInUse, ConnectFailed, ConnectionLost, LocalProtocolError
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo
 from aioflow_shm import ShmTransport, _client
@@ -24,7 +28,7 @@ from aioflow_shm._lock import SocketFile
 from aioflow_shm._parcels import GREETING, LONG, PARCEL, SEGMENT, measure, numbers, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aioflow.transport import Frame
     from tests.unit.transports.conftest import OpenStage
@@ -439,3 +443,18 @@ async def test_nothing_is_left_in_the_process(folder: Path, open_stage: OpenStag
         before = before or held()  # after the first round, in which the event loop makes what it keeps
         assert held() <= before
         assert held()[1] == 0
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_program_without_anyio(run: Callable[[Any], Any], folder: Path) -> None:
+    """What a message calls may start tasks, although anyio finds none that it is called in."""
+    address = f"shm://{folder}/0"
+
+    async def main() -> list[Any]:
+        with anyio.fail_after(BOUND_S):
+            async with flow.Server({"local": [address]}), flow.Session(address):
+                queue = flow.FIFOQueue(4, "int64", ())
+                await queue.enqueue(1)
+                return [int(await queue.dequeue())]
+
+    assert Context().run(run, main()) == [1]  # in which nobody has named the event loop
