@@ -10,6 +10,6 @@ from hypothesis import HealthCheck, settings
 CALM = settings(deadline=None, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow])
 
 settings.register_profile("dev", CALM, max_examples=100)
-settings.register_profile("ci", CALM, max_examples=1_000, derandomize=True)
+settings.register_profile("ci", CALM, max_examples=200, derandomize=True)
 settings.register_profile("nightly", CALM, max_examples=50_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

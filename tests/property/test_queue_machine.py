@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from aioflow.queues import Kind
 
+# In every run of CI more than of anything else: these are the semantics.
+EXAMPLES = 1_000 if os.environ.get("HYPOTHESIS_PROFILE") == "ci" else settings().max_examples
 PICKS = st.integers(0, 5)
 
 
@@ -107,8 +111,14 @@ class PriorityQueueEvents(_Events):
     kind = "PriorityQueue"
 
 
-# The timeout is for tests of one example.
-TestFIFOQueue = pytest.mark.timeout(0)(FIFOQueueEvents.TestCase)
-TestRandomShuffleQueue = pytest.mark.timeout(0)(RandomShuffleQueueEvents.TestCase)
-TestPaddingFIFOQueue = pytest.mark.timeout(0)(PaddingFIFOQueueEvents.TestCase)
-TestPriorityQueue = pytest.mark.timeout(0)(PriorityQueueEvents.TestCase)
+def _test_case(events: type[_Events]) -> Any:
+    """Make a test of an event machine; the timeout is for tests of one example."""
+    case: Any = events.TestCase
+    case.settings = settings(max_examples=EXAMPLES)
+    return pytest.mark.timeout(0)(case)
+
+
+TestFIFOQueue = _test_case(FIFOQueueEvents)
+TestRandomShuffleQueue = _test_case(RandomShuffleQueueEvents)
+TestPaddingFIFOQueue = _test_case(PaddingFIFOQueueEvents)
+TestPriorityQueue = _test_case(PriorityQueueEvents)

@@ -27,6 +27,22 @@ EVENT_LOOPS: dict[str, tuple[str, dict[str, bool]]] = {
 }
 
 
+# Other processes take long to start: their tests run each scheme on two of the event loops.
+_PAIRS = [
+    pytest.param(EVENT_LOOPS[loop], scheme, id=f"{loop}-{scheme}")
+    for loop, scheme in [
+        ("asyncio", "ipc"),
+        ("trio", "ipc"),
+        ("asyncio", "tcp"),
+        ("uvloop", "tcp"),
+        ("uvloop", "shm"),
+        ("trio", "shm"),
+    ]
+]
+all_schemes = pytest.mark.parametrize(("anyio_backend", "scheme"), _PAIRS)
+files = pytest.mark.parametrize(("anyio_backend", "scheme"), [pair for pair in _PAIRS if pair.values[1] != "tcp"])
+
+
 @pytest.fixture(params=list(EVENT_LOOPS.values()), ids=list(EVENT_LOOPS))
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     """Each event loop that is supported."""

@@ -16,6 +16,7 @@ from aioflow.testing._transport_ends import BOUND_S, echo
 from aioflow.transport import find_transport
 from aioflow_zmq import ZmqTransport
 from aioflow_zmq._limits import CLOSE_S
+from tests.unit.transports.conftest import all_schemes, files
 from tests.unit.transports.test_processes import peer_process, read_line
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from tests.unit.transports.conftest import MakeAddress, OpenStage
 
 pytestmark = pytest.mark.anyio
-
-all_schemes = pytest.mark.parametrize("scheme", ["ipc", "tcp", "shm"])
-files = pytest.mark.parametrize("scheme", ["ipc", "shm"])
 
 
 def _make(number: int) -> list[Frame]:

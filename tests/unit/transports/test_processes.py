@@ -19,14 +19,12 @@ from aioflow.errors import ConnectionLost
 from aioflow.testing._transport_ends import BOUND_S, Inbox
 from aioflow.transport import find_transport
 from aioflow_zmq._limits import OUTBOX_MESSAGES_MAX
+from tests.unit.transports.conftest import all_schemes, files
 
 if TYPE_CHECKING:
     from tests.unit.transports.conftest import MakeAddress, OpenStage
 
 pytestmark = pytest.mark.anyio
-
-all_schemes = pytest.mark.parametrize("scheme", ["ipc", "tcp", "shm"])
-files = pytest.mark.parametrize("scheme", ["ipc", "shm"])
 
 
 @asynccontextmanager
