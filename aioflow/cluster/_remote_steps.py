@@ -43,9 +43,14 @@ def deregister(host: RemoteHost, number: int) -> None:
 
 
 def begin_graph(
-    host: RemoteHost, number: int, fetched: Sequence[Output | Node], fed: Mapping[Output, Any], step: str
+    host: RemoteHost,
+    number: int,
+    fetched: Sequence[Output | Node],
+    fed: Mapping[Output, Any],
+    step: str = "",
+    given: Mapping[str, Frame] | None = None,
 ) -> RemoteCall:
-    """Begin a step of a graph that was registered; `values_of` reads its answer.
+    """Begin a step of a graph that was registered, with packed values by key; `values_of` reads its answer.
 
     Raises:
         ConnectionLost: The server is out of reach since `lost_s`.
@@ -54,7 +59,7 @@ def begin_graph(
     return host.request(
         None,
         lambda request, _: m.RunGraph(request, number, step, fetches, feeds),
-        encode_value(list(fed.values())),
+        encode_value([list(fed.values()), dict(given or {})]),
         gives_up=True,
     )
 
@@ -68,7 +73,7 @@ async def run_graph(
         AioflowError: What the step raised.
         ConnectionLost: The server was out of reach for `lost_s`, or was started anew: part of the step may be done.
     """
-    call = begin_graph(host, number, fetched, fed, "")
+    call = begin_graph(host, number, fetched, fed)
     await complete_put(call, "step")
     return values_of(call.waiter.value)
 

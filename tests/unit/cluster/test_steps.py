@@ -27,7 +27,7 @@ def register(desk: Desk, peer: int, request: int = 1, graph: int = 1, owner: str
 
 def run(desk: Desk, peer: int, request: int, graph: int = 1) -> list[Any]:
     """Ask for a step; return what is said at once."""
-    return desk.send(peer, m.RunGraph(request, graph, "", FETCHES, []), encode_value([]))
+    return desk.send(peer, m.RunGraph(request, graph, "", FETCHES, []), encode_value([[], {}]))
 
 
 def begun(desk: Desk) -> StepAsked:
@@ -141,12 +141,26 @@ def test_what_a_step_names_must_be_there(desk: Desk) -> None:
         (FETCHES, [[1, -1]], [1]),
         (FETCHES, [[1, 0]], []),
         (FETCHES, [], {}),
+        (FETCHES, [], 1),
     ]
     for peer, (fetches, feeds, values) in enumerate(wrong, 1):
         desk.hello(peer)
         register(desk, peer)
         message = m.RunGraph(2, 1, "", fetches, feeds)
-        desk.refused(desk.send(peer, message, encode_value(values)), "")
+        desk.refused(desk.send(peer, message, encode_value([values, {}])), "")
+
+
+def test_values_come_with_a_part(desk: Desk) -> None:
+    """By key, each as the bytes of its frame; what else is in their place is no client of ours."""
+    desk.hello(1)
+    register(desk, 1)
+    [packed] = encode_value(7)
+    assert desk.send(1, m.RunGraph(2, 1, "", FETCHES, []), encode_value([[], {"a": packed}])) == []
+    assert begun(desk).given == {"a": packed}
+    for peer, values in enumerate([[], [[]], [[], []], [[], {"a": 1}], [[], {1: packed}], [[], {}, {}]], 2):
+        desk.hello(peer)
+        register(desk, peer)
+        desk.refused(desk.send(peer, m.RunGraph(2, 1, "", FETCHES, []), encode_value(values)), "")
 
 
 def test_the_steps_of_a_lost_session_end(desk: Desk) -> None:
