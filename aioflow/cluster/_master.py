@@ -40,10 +40,11 @@ PLANS_MAX = 64
 
 @dataclass(slots=True)
 class _Part:
-    """A part, and under which number its task has it, in which life of its session."""
+    """A part, how many values it sends, and under which number its task has it, in which life of its session."""
 
     part: Part
     fetched: list[Output | Node]
+    sends: int
     number: int = 0
     life: str = ""
 
@@ -135,12 +136,12 @@ class Master:
         step = f"{self._epoch}:{next(self._steps)}"
         values: list[Any] = [_known(given, fed) for given in fetched]
         owner = registered.owner
-        elsewhere = PartsElsewhere(self._neighbours.deliver)
+        own = [part for part in parts if part.part.task == self._task]
+        others = [part for part in parts if part.part.task != self._task]
+        elsewhere = PartsElsewhere(self._neighbours.deliver, sum(part.sends for part in own))
         deliver = elsewhere.deliver
         try:
             with elsewhere.scope:
-                own = [part for part in parts if part.part.task == self._task]
-                others = [part for part in parts if part.part.task != self._task]
                 for part in others:
                     await self._add(owner, part, fed, step, elsewhere)
                 found = {}
@@ -175,14 +176,20 @@ class Master:
     def _plan(
         self, registered: RegisteredGraph, fetched: Sequence[Output | Node], fed: Mapping[Output, Any]
     ) -> list[_Part]:
-        kept = self._graphs.setdefault(registered.graph, _Graph())
+        kept = self._graphs.get(registered.graph)
+        if kept is None:
+            kept = self._graphs[registered.graph] = _Graph()
         key = (tuple(fetched), frozenset(fed))
         plan = kept.plans.get(key)
         if plan is None:
             nodes = prune(fetched, fed)
             placed = self._place(registered, nodes, kept)
             plan = [
-                _Part(part, [*(output for _, output in part.fetched), *([part.last] if part.last.controls else ())])
+                _Part(
+                    part,
+                    [*(output for _, output in part.fetched), *([part.last] if part.last.controls else ())],
+                    sum(node.op is SEND for node in part.graph.nodes),
+                )
                 for part in partition(nodes, fetched, fed, placed, SEND, RECEIVE)
             ]
             while len(kept.plans) >= PLANS_MAX:

@@ -1,7 +1,7 @@
 """The parts of one step that other tasks run: begun together, waited for one after the other, ended when one fails.
 
-1. They are begun when the master's own part first waits, and small values that it had for them until then go with
-   them: each message of its own would cost more than most parts do, as would a task for each part.
+1. They are begun when the master's own part has given them its values, or first waits. Small values go with them: each
+   message of its own would cost more than most parts do, as would a task for each part.
 2. The first failure, of whichever part, cancels `scope`, in which the master runs its own part and waits for the
    others.
 """
@@ -43,16 +43,18 @@ class PartsElsewhere:
 
     Args:
         deliver: Gives a value to a part that was begun.
+        expected: How many values the master's own part has for the others.
 
     Attributes:
         scope: Cancelled when a part fails.
         error: Why the first one did.
     """
 
-    def __init__(self, deliver: Deliver) -> None:
+    def __init__(self, deliver: Deliver, expected: int) -> None:
         self.scope = anyio.CancelScope()
         self.error: BaseException | None = None
         self._deliver = deliver
+        self._expected = expected
         self._waiting: dict[Task, Callable[[Mapping[str, Frame]], RemoteCall]] = {}
         self._given: dict[Task, dict[str, Frame]] = {}  # of those that wait
         self._calls: dict[Task, RemoteCall] = {}
@@ -67,6 +69,9 @@ class PartsElsewhere:
         given = self._given.get(task)
         if given is not None and len(frames) == 1 and len(frames[0]) <= GIVEN_BYTES_MAX:
             given[key] = frames[0]
+            self._expected -= 1
+            if not self._expected:
+                self.begin()
         else:
             await self._deliver(task, step, key, frames)
 
@@ -82,7 +87,9 @@ class PartsElsewhere:
             call.waiter.when_set(partial(self._told, call))
 
     async def run_beside(self, own: Coroutine[Any, Any, T]) -> T:
-        """Run the master's own part; the others begin when it first waits, or has ended."""
+        """Run the master's own part; the others begin when they have its values, it first waits, or has ended."""
+        if not self._expected:
+            self.begin()
         return await _run(own, self.begin, now() + BEGIN_S)
 
     async def wait(self, task: Task) -> list[Any]:

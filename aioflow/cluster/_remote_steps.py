@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
@@ -55,11 +56,12 @@ def begin_graph(
     Raises:
         ConnectionLost: The server is out of reach since `lost_s`.
     """
+    values = [*fed.values(), *itertools.chain.from_iterable((given or {}).items())]
     fetches, feeds = [_pair(given) for given in fetched], [_pair(output) for output in fed]
     return host.request(
         None,
         lambda request, _: m.RunGraph(request, number, step, fetches, feeds),
-        encode_value([list(fed.values()), dict(given or {})]),
+        encode_value(values) if values else (),
         gives_up=True,
     )
 

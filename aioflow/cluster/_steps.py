@@ -278,13 +278,13 @@ class Steps:
 
 def _read_values(frames: Sequence[Frame], feeds: int) -> tuple[list[Any], dict[str, Frame]]:
     """Return what a step is fed with, and the values that came with it, packed, by key."""
-    match decode_value(frames, OpLibrary.restore):
-        case [list(values), dict(given)] if len(values) == feeds:
-            if all(isinstance(key, str) and isinstance(packed, bytes) for key, packed in given.items()):
-                return values, given
-            raise RemoteProtocolError(f"a step is given packed values by key; got {given!r:.80}")
-        case came:
-            raise RemoteProtocolError(f"a step is fed with {feeds} values; got {came!r:.80}")
+    values = decode_value(frames, OpLibrary.restore) if frames else []
+    if not isinstance(values, list) or len(values) < feeds or (len(values) - feeds) % 2:
+        raise RemoteProtocolError(f"a step is fed with {feeds} values, and pairs behind them; got {values!r:.80}")
+    keys, given = values[feeds::2], values[feeds + 1 :: 2]
+    if not all(isinstance(key, str) and isinstance(packed, bytes) for key, packed in zip(keys, given, strict=True)):
+        raise RemoteProtocolError(f"a step is given packed values behind their keys; got {values[feeds:]!r:.80}")
+    return values[:feeds], dict(zip(keys, given, strict=True))
 
 
 def _output(graph: Graph, number: int, index: int) -> Output | Node:

@@ -9,11 +9,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from aioflow.cluster._parts_elsewhere import BEGIN_S, GIVEN_BYTES_MAX, PartsElsewhere
+from aioflow.cluster._parts_elsewhere import GIVEN_BYTES_MAX, PartsElsewhere
 from aioflow.cluster._values import encode_value
 from aioflow.errors import ConnectionLost
 from aioflow.graph import Task
-from aioflow.runtime import Waiter, now
+from aioflow.runtime import Waiter
 from aioflow.transport import Frame
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ class _Others:
         self.begun: dict[Task, dict[str, Frame]] = {}
         self.delivered: list[tuple[Task, str]] = []
         self.calls: dict[Task, Any] = {}
-        self.parts = PartsElsewhere(self._deliver)
+        self.parts = PartsElsewhere(self._deliver, expected=2)
 
     def add(self, task: Task) -> None:
         """Add a part."""
@@ -90,6 +90,27 @@ async def test_parts_begin_with_what_is_there_when_the_own_one_waits() -> None:
     assert others.delivered == [(THERE, "large"), (THERE, "b")]
 
 
+async def test_parts_begin_when_they_have_all_values() -> None:
+    """Also where there are none; the own part goes on."""
+    others = two()
+
+    async def own() -> None:
+        await others.parts.deliver(THERE, "s", "a", encode_value(1))
+        assert others.begun == {}
+        await others.parts.deliver(FAR, "s", "b", encode_value(2))
+        assert others.begun == {THERE: {"a": encode_value(1)[0]}, FAR: {"b": encode_value(2)[0]}}
+
+    await others.parts.run_beside(own())
+    others.parts = PartsElsewhere(others._deliver, expected=0)
+    others.begun.clear()
+    others.add(THERE)
+
+    async def without_values() -> None:
+        assert others.begun == {THERE: {}}
+
+    await others.parts.run_beside(without_values())
+
+
 async def test_parts_begin_when_the_own_one_has_ended() -> None:
     """It need not wait for anything; once is enough."""
     others = two()
@@ -109,12 +130,12 @@ async def test_a_part_that_gives_turns_only_is_not_waited_for_long() -> None:
     others = two()
 
     async def own() -> None:
-        until = now() + 2 * BEGIN_S
-        while now() < until:
+        while not others.begun:
             await anyio.lowlevel.checkpoint()
-        assert set(others.begun) == {THERE, FAR}
 
-    await others.parts.run_beside(own())
+    with anyio.fail_after(10):
+        await others.parts.run_beside(own())
+    assert set(others.begun) == {THERE, FAR}
 
 
 async def test_nothing_begins_where_the_own_part_fails_at_once() -> None:

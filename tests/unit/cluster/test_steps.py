@@ -27,7 +27,7 @@ def register(desk: Desk, peer: int, request: int = 1, graph: int = 1, owner: str
 
 def run(desk: Desk, peer: int, request: int, graph: int = 1) -> list[Any]:
     """Ask for a step; return what is said at once."""
-    return desk.send(peer, m.RunGraph(request, graph, "", FETCHES, []), encode_value([[], {}]))
+    return desk.send(peer, m.RunGraph(request, graph, "", FETCHES, []), encode_value([]))
 
 
 def begun(desk: Desk) -> StepAsked:
@@ -141,13 +141,12 @@ def test_what_a_step_names_must_be_there(desk: Desk) -> None:
         (FETCHES, [[1, -1]], [1]),
         (FETCHES, [[1, 0]], []),
         (FETCHES, [], {}),
-        (FETCHES, [], 1),
     ]
     for peer, (fetches, feeds, values) in enumerate(wrong, 1):
         desk.hello(peer)
         register(desk, peer)
         message = m.RunGraph(2, 1, "", fetches, feeds)
-        desk.refused(desk.send(peer, message, encode_value([values, {}])), "")
+        desk.refused(desk.send(peer, message, encode_value(values)), "")
 
 
 def test_values_come_with_a_part(desk: Desk) -> None:
@@ -155,9 +154,9 @@ def test_values_come_with_a_part(desk: Desk) -> None:
     desk.hello(1)
     register(desk, 1)
     [packed] = encode_value(7)
-    assert desk.send(1, m.RunGraph(2, 1, "", FETCHES, []), encode_value([[], {"a": packed}])) == []
+    assert desk.send(1, m.RunGraph(2, 1, "", FETCHES, []), encode_value(["a", packed])) == []
     assert begun(desk).given == {"a": packed}
-    for peer, values in enumerate([[], [[]], [[], []], [[], {"a": 1}], [[], {1: packed}], [[], {}, {}]], 2):
+    for peer, values in enumerate([["a"], ["a", 1], [1, packed], ["a", packed, "b"], {}, 1], 2):
         desk.hello(peer)
         register(desk, peer)
         desk.refused(desk.send(peer, m.RunGraph(2, 1, "", FETCHES, []), encode_value(values)), "")
