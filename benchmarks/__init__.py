@@ -1,6 +1,6 @@
 """How aioflow compares with what users would pick instead, in the same run on the same machine.
 
-    python -m benchmarks setup     # an environment of their own for the systems that are compared
+    python -m benchmarks setup     # environments of their own for the systems that are compared
     python -m benchmarks run       # measure, print a table
     python -m benchmarks gate      # measure, and fail where aioflow is slower than it must be
 
