@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks run`, `gate`, `graph`, `cluster` or `setup`."""
+"""The command line: `python -m benchmarks run`, `gate`, `graph`, `cluster`, `scaling` or `setup`."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     gate.add_argument("--workload", action="append", choices=WORKLOADS, help="only these demands; may be repeated")
     graph = commands.add_parser("graph", help="what a step of a graph costs; fails where it costs too much")
     cluster = commands.add_parser("cluster", help="what a step over two tasks costs; fails where it costs too much")
-    for command in (graph, cluster):
+    scaling = commands.add_parser("scaling", help="many producers, consumers, queues, elements; fails where they cost")
+    for command in (graph, cluster, scaling):
         command.add_argument("--small", action="store_true", help="few nodes: whether it runs, not how fast")
-    for command in (run, gate, graph, cluster):
+    for command in (run, gate, graph, cluster, scaling):
         rounds = 9 if command is gate else 5  # a single run of W2 takes from 0.5 to 1.2 times its peer's time
         command.add_argument(
             "--rounds", type=_rounds, default=rounds, help="runs of each system (default: %(default)s)"
@@ -91,9 +92,10 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _graph(options: argparse.Namespace) -> int:
-    from benchmarks import clusters, graphs  # noqa: PLC0415 - `setup` runs where nothing is installed
+    from benchmarks import clusters, graphs, scaling  # noqa: PLC0415 - `setup` runs where nothing is installed
 
-    figures, rows = (clusters if options.command == "cluster" else graphs).run(options.rounds, small=options.small)
+    chosen = {"graph": graphs.run, "cluster": clusters.run, "scaling": scaling.run}[options.command]
+    figures, rows = chosen(options.rounds, small=options.small)
     for name, figure in figures.items():
         print(f"{name}: {figure}")
     if options.json:
@@ -124,6 +126,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "gate": _gate,
     "graph": _graph,
     "cluster": _graph,
+    "scaling": _graph,
     "setup": lambda options: setup(options.heavy),
 }
 

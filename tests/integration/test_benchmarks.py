@@ -332,3 +332,11 @@ def test_the_cluster_benchmark_runs(run_program: RunProgram) -> None:
     assert program.finish() == 0, program.output
     assert len(re.findall(r"^(?:met|FALLS SHORT) ", program.output, re.MULTILINE)) == 2
     assert "a step over two tasks" in program.output
+
+
+def test_the_scaling_benchmark_runs(run_program: RunProgram) -> None:
+    """So does that of many clients, queues and elements."""
+    program = run_program("-m", "benchmarks", "scaling", "--small", "--rounds", "1")
+    assert program.finish() == 0, program.output
+    assert len(re.findall(r"^(?:met|FALLS SHORT) ", program.output, re.MULTILINE)) == 5
+    assert "2 producers, x one" in program.output
