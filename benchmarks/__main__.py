@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks run`, `gate`, `graph` or `setup`."""
+"""The command line: `python -m benchmarks run`, `gate`, `graph`, `cluster`, `scaling` or `setup`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.environment import setup
-from benchmarks.gate import PLAN, judge
+from benchmarks.environment import HEAVY, setup
+from benchmarks.gate import FRAMES, MEMORY, Demand, judge, plan
+from benchmarks.picture import picture
 from benchmarks.report import report, table
 from benchmarks.runner import Results, RunFailed, measure, missing
 from benchmarks.systems import SYSTEMS
@@ -38,17 +39,25 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--system", action="append", choices=SYSTEMS, help="may be repeated (default: all)")
     run.add_argument("--small", action="store_true", help="few elements: whether everything runs, not how fast")
     gate = commands.add_parser("gate", help="measure, and fail where aioflow is slower than it must be")
+    gate.add_argument("--frames", action="store_true", help="what it must reach with the payload in ZeroMQ's frames")
+    gate.add_argument("--workload", action="append", choices=WORKLOADS, help="only these demands; may be repeated")
     graph = commands.add_parser("graph", help="what a step of a graph costs; fails where it costs too much")
     cluster = commands.add_parser("cluster", help="what a step over two tasks costs; fails where it costs too much")
-    for command in (graph, cluster):
+    scaling = commands.add_parser("scaling", help="many producers, consumers, queues, elements; fails where they cost")
+    for command in (graph, cluster, scaling):
         command.add_argument("--small", action="store_true", help="few nodes: whether it runs, not how fast")
-    for command in (run, gate, graph, cluster):
+    for command in (run, gate, graph, cluster, scaling):
         rounds = 9 if command is gate else 5  # a single run of W2 takes from 0.5 to 1.2 times its peer's time
         command.add_argument(
             "--rounds", type=_rounds, default=rounds, help="runs of each system (default: %(default)s)"
         )
         command.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    commands.add_parser("setup", help="make the environment .venv-bench with all systems")
+    for command in (run, gate):
+        command.add_argument("--svg", type=Path, metavar="FILE", help="draw the rates there")
+    environment = commands.add_parser("setup", help="make the environment .venv-bench with the systems")
+    environment.add_argument(
+        "--with", action="append", default=[], choices=HEAVY, dest="heavy", help="a large one too; may be repeated"
+    )
     return parser
 
 
@@ -59,18 +68,21 @@ def _rounds(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    plan = {
+    chosen = {
         workload: [system for system in options.system or SYSTEMS if workload in SYSTEMS[system].workloads]
         for workload in options.workload or WORKLOADS
     }
-    if any(_measured(plan, options, small=options.small).values()):
+    if any(_measured(chosen, options, small=options.small).values()):
         return 0
     print("benchmarks: nothing was measured: no system is there that carries the workload", file=sys.stderr)
     return 1
 
 
 def _gate(options: argparse.Namespace) -> int:
-    met, short = judge(_measured(PLAN, options, small=False))
+    demands: tuple[Demand, ...] = FRAMES if options.frames else MEMORY
+    if options.workload:
+        demands = tuple(demand for demand in demands if demand.workload in options.workload)
+    met, short = judge(demands, _measured(plan(demands), options, small=False))
     print()
     for line in met:
         print(f"met         {line}")
@@ -80,9 +92,10 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _graph(options: argparse.Namespace) -> int:
-    from benchmarks import clusters, graphs  # noqa: PLC0415 - `setup` runs where nothing is installed
+    from benchmarks import clusters, graphs, scaling  # noqa: PLC0415 - `setup` runs where nothing is installed
 
-    figures, rows = (clusters if options.command == "cluster" else graphs).run(options.rounds, small=options.small)
+    chosen = {"graph": graphs.run, "cluster": clusters.run, "scaling": scaling.run}[options.command]
+    figures, rows = chosen(options.rounds, small=options.small)
     for name, figure in figures.items():
         print(f"{name}: {figure}")
     if options.json:
@@ -93,16 +106,18 @@ def _graph(options: argparse.Namespace) -> int:
     return 0 if options.small or all(is_met for *_, is_met in rows) else 1
 
 
-def _measured(plan: dict[str, list[str]], options: argparse.Namespace, *, small: bool) -> Results:
-    left_out = missing({system for systems in plan.values() for system in systems})
+def _measured(chosen: dict[str, list[str]], options: argparse.Namespace, *, small: bool) -> Results:
+    left_out = missing({system for systems in chosen.values() for system in systems})
     for system, reason in left_out.items():
         print(f"left out: {system}: {reason}", file=sys.stderr)
-    plan = {workload: [s for s in systems if s not in left_out] for workload, systems in plan.items()}
-    results = measure(plan, rounds=options.rounds, small=small)
+    chosen = {workload: [s for s in systems if s not in left_out] for workload, systems in chosen.items()}
+    results = measure(chosen, rounds=options.rounds, small=small)
     content = report({workload: found for workload, found in results.items() if found}, left_out, small=small)
     print(table(content))
     if options.json:
         options.json.write_text(json.dumps(content, indent=1) + "\n")
+    if options.svg:
+        options.svg.write_text(picture(content))
     return results
 
 
@@ -111,7 +126,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "gate": _gate,
     "graph": _graph,
     "cluster": _graph,
-    "setup": lambda _: setup(),
+    "scaling": _graph,
+    "setup": lambda options: setup(options.heavy),
 }
 
 

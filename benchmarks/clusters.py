@@ -17,7 +17,7 @@ import aioflow as flow
 from aioflow.cluster import prepare_process
 from aioflow.transport import find_transport
 from benchmarks.cluster_ops import LARGE, large, pass_on, size_of
-from benchmarks.runner import ROOT
+from benchmarks.environment import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from benchmarks.workloads import Workload
+from benchmarks.workloads import SHORTEST
 
-# Payloads that take turns, so that what is sent is not always in the nearest cache.
-POOL = 64
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.workloads import Workload
 
 
 class Elements:
@@ -18,8 +19,12 @@ class Elements:
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
-        values = np.random.default_rng(0).integers(0, 256, (POOL, *workload.shape))
-        self.pool = values.astype(workload.dtype)
+        random = np.random.default_rng(0)
+        values = random.integers(0, 256, (workload.pool, *workload.shape), np.uint8)
+        self.pool: Any = values.astype(workload.dtype)
+        if workload.is_padded:
+            lengths = random.integers(SHORTEST, workload.shape[0] + 1, workload.pool)
+            self.pool = [payload[:length] for payload, length in zip(self.pool, lengths, strict=True)]
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -27,12 +32,24 @@ class Elements:
 
     def __getitem__(self, number: int) -> tuple[Any, Any]:
         """Return one element."""
-        return self.pool[number % POOL], np.int64(number)
+        return self.pool[number % len(self.pool)], np.int64(number)
 
     def chunk(self, number: int) -> tuple[Any, Any]:
         """Return a chunk of as many elements as there are in the pool: columns."""
-        return self.pool, np.arange(number * POOL, (number + 1) * POOL)
+        count = len(self.pool)
+        return self.pool, np.arange(number * count, (number + 1) * count)
 
     def last_values(self) -> list[int | float]:
         """Return the last value of each payload in the pool."""
         return [payload.item(-1) for payload in self.pool]
+
+
+def stack(payloads: Sequence[Any]) -> Any:
+    """Return payloads as a batch, as one writes it by hand; those of several lengths padded with zeros."""
+    lengths = list(map(len, payloads))
+    if min(lengths) == max(lengths):
+        return np.stack(payloads)
+    batch = np.zeros((len(payloads), max(lengths)), payloads[0].dtype)
+    for row, payload, length in zip(batch, payloads, lengths, strict=True):
+        row[:length] = payload
+    return batch

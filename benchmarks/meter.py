@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.elements import POOL, Elements
+from benchmarks.elements import Elements
 from benchmarks.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ class Meter:
     def __init__(self, workload: Workload) -> None:
         self.count = 0
         self._workload = workload
-        self._expected = Elements(workload).last_values()
+        elements = Elements(workload)
+        self._expected = elements.last_values()
+        self._lengths = list(map(len, elements.pool)) if workload.is_padded else None
+        self._is_in_order = workload.is_in_order
         self._label_sum = 0
         self._mark = workload.around
         self._pids: list[int] = []
@@ -40,14 +45,18 @@ class Meter:
         self._times: list[float] = []
         self._cpu_times: list[float] = []
         self._busy_times: list[float] = []
+        self._stamps: list[float] | None = [] if workload.there_and_back else None
 
     def element(self, payload: Any, label: Any) -> None:
-        """Take one element."""
-        self._take(1, int(label), payload)
+        """Take one element; one that came back, if the workload has them go there and back."""
+        if self._stamps is not None:
+            self._stamps.append(time.perf_counter())
+        number = int(label)
+        self._take(1, number, number, payload)
 
     def batch(self, payload: Any, labels: Any) -> None:
         """Take a batch: arrays with a leading dimension."""
-        self._take(len(labels), int(np.add.reduce(labels)), payload)
+        self._take(len(labels), int(np.add.reduce(labels)), int(labels[-1]), payload)
 
     def result(self) -> Measurement:
         """Return what was measured, once everything has arrived.
@@ -60,15 +69,24 @@ class Meter:
             raise WrongElements(f"{self.count} of {total} elements arrived; the sum of their labels: {self._label_sum}")
         (counted, counted_at_end), (began, ended) = self._counts, self._times
         cpu_s, busy_s = (after - before for before, after in (self._cpu_times, self._busy_times))
-        return Measurement(self.count, counted_at_end - counted, ended - began, cpu_s, max(0.0, busy_s - cpu_s))
+        measurement = Measurement(self.count, counted_at_end - counted, ended - began, cpu_s, max(0.0, busy_s - cpu_s))
+        if self._stamps is None:
+            return measurement
+        trips_us = np.diff(self._stamps[counted - 1 : counted_at_end]) * 1e6
+        p50, p99 = np.percentile(trips_us, (50, 99)).tolist()
+        return replace(measurement, p50_us=p50, p99_us=p99)
 
-    def _take(self, count: int, labels: int, payload: Any) -> None:
+    def _take(self, count: int, labels: int, last: int, payload: Any) -> None:
         self.count += count
         self._label_sum += labels
-        if payload.item(-1) != self._expected[(self.count - 1) % POOL]:
-            raise WrongElements(f"the payload of element {self.count - 1} is another one's")
+        pool = len(self._expected)
+        if self._is_in_order and last != self.count - 1:
+            raise WrongElements(f"element {last} came at the place of element {self.count - 1}")
+        at = self._lengths[last % pool] - payload.shape[-1] - 1 if self._lengths else -1
+        if payload.item(at) != self._expected[last % pool]:
+            raise WrongElements(f"the payload of element {last} is another one's")
         if not self._pids:
-            self._pids = _group()  # by now all processes of the run are there
+            self._pids = _family()  # by now all processes of the run are there
         if self.count >= self._mark:
             self._note()
 
@@ -83,17 +101,16 @@ class Meter:
         self._mark = self.count + self._workload.measured if is_first else self._workload.total + 1
 
 
-def _group() -> list[int]:
-    """Return the processes of this process group: those of this run."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    return [pid for pid in pids if _is_in_group(pid)]
-
-
-def _is_in_group(pid: int) -> bool:
-    try:
-        return os.getpgid(pid) == os.getpgrp()
-    except ProcessLookupError:  # it has ended meanwhile
-        return False
+def _family() -> list[int]:
+    """Return this process, and all that descend from it: those of this run. Ray's are in groups of their own."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    family = [os.getpid()]
+    for pid in family:
+        family += [child for child, parent in parents.items() if parent == pid]
+    return family
 
 
 def _cpu_seconds(pid: int) -> float:

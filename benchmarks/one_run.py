@@ -12,8 +12,7 @@ from benchmarks.workloads import WORKLOADS
 
 def main(system: str, workload: str, size: str) -> None:
     """Run, and print."""
-    chosen = WORKLOADS[workload]
-    print(json.dumps(asdict(SYSTEMS[system].consume(chosen.small() if size == "small" else chosen))))
+    print(json.dumps(asdict(SYSTEMS[system].consume(WORKLOADS[workload], small=size == "small"))))
 
 
 if __name__ == "__main__":

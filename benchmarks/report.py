@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.runner import ROOT
+from benchmarks.environment import ROOT
 from benchmarks.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
     from benchmarks.runner import Results
 
-PACKAGES = ("aioflow-mq", "numpy", "pyzmq", "torch")
+PACKAGES = ("aioflow-mq", "numpy", "pyzmq", "torch", "faster-fifo")
 
 
 def rate(measurement: Measurement) -> float:
@@ -29,10 +29,27 @@ def rate(measurement: Measurement) -> float:
     return measurement.elements / measurement.seconds
 
 
+def gb_per_s(measurement: Measurement, workload: str) -> float:
+    """Return the rate in GB per second, labels included."""
+    return rate(measurement) * WORKLOADS[workload].element_bytes / 1e9
+
+
+def cpu_s_per_gb(measurement: Measurement, workload: str) -> float:
+    """Return the processor seconds of all processes for each GB."""
+    return measurement.cpu_s / (measurement.elements * WORKLOADS[workload].element_bytes / 1e9)
+
+
 def ratios(results: Results, workload: str, system: str, peer: str) -> list[float]:
-    """Return how many times as fast as a peer a system was, in each round: the two ran one shortly after the other."""
+    """Return the ratio of a system's figure to a peer's, in each round: the two ran one shortly after the other.
+
+    The figure is the rate, so that more is better; where elements go there and back, how long that takes in the median.
+    """
     systems = results[workload]
-    return [rate(ours) / rate(theirs) for ours, theirs in zip(systems[system], systems[peer], strict=True)]
+    return [_figure(ours) / _figure(theirs) for ours, theirs in zip(systems[system], systems[peer], strict=True)]
+
+
+def _figure(measurement: Measurement) -> float:
+    return measurement.p50_us or rate(measurement)
 
 
 def report(results: Results, left_out: dict[str, str], *, small: bool) -> dict[str, Any]:
@@ -47,17 +64,18 @@ def report(results: Results, left_out: dict[str, str], *, small: bool) -> dict[s
 
 def _of_workload(results: Results, name: str, *, small: bool) -> dict[str, Any]:
     workload = WORKLOADS[name].small() if small else WORKLOADS[name]
-    gigabyte = 1e9 / workload.element_bytes  # in elements
     systems: dict[str, Any] = {}
     for system, runs in results[name].items():
         rates = [rate(run) for run in runs]
         systems[system] = {
             "runs": [asdict(run) for run in runs],
             "elements_per_s": _spread(rates),
-            "gb_per_s": median(rates) / gigabyte,
-            "cpu_s_per_gb": median(run.cpu_s / run.elements for run in runs) * gigabyte,
+            "gb_per_s": median(gb_per_s(run, name) for run in runs),
+            "cpu_s_per_gb": median(cpu_s_per_gb(run, name) for run in runs),
             "cpu_us_per_element": median(run.cpu_s / run.elements for run in runs) * 1e6,
             "cores_taken_by_others": median(run.others_cpu_s / run.seconds for run in runs),
+            "p50_us": median(run.p50_us for run in runs),
+            "p99_us": median(run.p99_us for run in runs),
             "ratio_to": {peer: _spread(ratios(results, name, system, peer)) for peer in results[name]},
         }
     return asdict(workload) | {"sent": workload.total, "element_bytes": workload.element_bytes, "systems": systems}
@@ -92,7 +110,7 @@ def _git(*arguments: str) -> str:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Draw a report: for each workload a line for each system; rates with their spread, ratios with theirs."""
+    """Draw a report: for each workload a line for each system; its rate, and the ratio of aioflow's to it."""
     environment = content["environment"]
     packages = ", ".join(f"{name} {number}" for name, number in environment["packages"].items())
     lines = [
@@ -105,25 +123,33 @@ def table(content: dict[str, Any]) -> str:
         rounds = len(next(iter(systems.values()))["runs"])
         size = f"{workload['measured']:,} elements of {workload['element_bytes']:,} bytes"
         lines += ["", f"{name}: {workload['says']}; {size}; median (min to max) of {rounds}", ""]
-        peers = [system for system in systems if system != "aioflow"]
-        titles = ["system", "1000 elements/s", "GB/s", "CPU s/GB", "CPU µs/element", "others, cores"]
-        rows = [titles + [f"x {peer}" for peer in peers]]
-        rows += [_row(system, figures, peers) for system, figures in systems.items()]
+        ours = [system for system in systems if system.startswith("aioflow")]
+        titles = ["system", *(title for title, _ in _columns(workload)), "CPU µs/element", "others, cores"]
+        rows = [titles + [f"{system} / it" for system in ours]]
+        rows += [_row(system, workload, ours) for system in systems]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         rows.insert(1, ["-" * width for width in widths])
         lines += ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def _row(system: str, figures: dict[str, Any], peers: list[str]) -> list[str]:
+def _columns(workload: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the titles and names of what counts in a workload, beside the rate."""
+    if workload["there_and_back"]:
+        return [("p50 µs", "p50_us"), ("p99 µs", "p99_us")]
+    return [("1000 elements/s", "elements_per_s"), ("GB/s", "gb_per_s"), ("CPU s/GB", "cpu_s_per_gb")]
+
+
+def _row(system: str, workload: dict[str, Any], ours: list[str]) -> list[str]:
+    systems = workload["systems"]
+    figures = systems[system]
     thousands = {key: value / 1000 for key, value in figures["elements_per_s"].items()}
-    plain = [_number(figures[name]) for name in ("gb_per_s", "cpu_s_per_gb", "cpu_us_per_element")]
     return [
         system,
-        _cell(thousands),
-        *plain,
+        *(_cell(thousands) if name == "elements_per_s" else _number(figures[name]) for _, name in _columns(workload)),
+        _number(figures["cpu_us_per_element"]),
         f"{figures['cores_taken_by_others']:.1f}",
-        *("1" if peer == system else _cell(figures["ratio_to"][peer]) for peer in peers),
+        *("1" if one == system else _cell(systems[one]["ratio_to"][system]) for one in ours),
     ]
 
 

@@ -9,16 +9,14 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.environment import ROOT, python_of
 from benchmarks.measurement import Measurement
 from benchmarks.systems import SYSTEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-ROOT = Path(__file__).parents[1]
 
 RUN_S = 120.0  # the bound of one run, its start included
 GRACE_S = 5.0  # what its processes may take to end when they are told to
@@ -35,7 +33,7 @@ def missing(systems: Iterable[str]) -> dict[str, str]:
     """Return which of the systems cannot be imported here, and why."""
     reasons: dict[str, str] = {}
     for name in systems:
-        command = [sys.executable, "-c", f"import {SYSTEMS[name].module}"]
+        command = [python_of(SYSTEMS[name].environment), "-c", f"import {SYSTEMS[name].module}"]
         probe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if probe.returncode:
             reasons[name] = probe.stderr.strip().rpartition("\n")[2]
@@ -62,8 +60,8 @@ def measure(plan: dict[str, list[str]], *, rounds: int, small: bool) -> Results:
     return results
 
 
-def _run_once(says: str, *arguments: str) -> Measurement:
-    command = [sys.executable, "-m", "benchmarks.one_run", *arguments]
+def _run_once(says: str, system: str, *arguments: str) -> Measurement:
+    command = [python_of(SYSTEMS[system].environment), "-m", "benchmarks.one_run", system, *arguments]
     with tempfile.TemporaryDirectory(prefix="run-") as folder:
         # A process group of its own: all of the run's processes are found by it, and Ctrl-C reaches this one alone.
         process = subprocess.Popen(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def consume(workload: Workload) -> Measurement:
-    """Take what a producer puts into a queue of a server that demands keys; see `benchmarks.systems`."""
+    """Take what producers put into a queue of a server that demands keys; see `benchmarks.systems`."""
     with tempfile.TemporaryDirectory() as folder:
         make_keys(folder)
         os.environ[KEYS_VARIABLE] = folder  # of the processes that are started, too

@@ -1,8 +1,8 @@
-"""aioflow: a FIFOQueue on a server of its own, over ipc.
+"""aioflow: a queue on a server of its own, over ipc.
 
 Everything goes through a `writer`, which groups elements and chunks while others are on their way, as the thread of a
 multiprocessing.Queue does. Groups of images are the size of the consumer's batches. Where elements are small, the
-consumer asks for more batches ahead than by default.
+consumer asks for more batches ahead than by default. Single elements that go there and back are put by `enqueue`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aioflow as flow
 from benchmarks.elements import Elements
@@ -31,34 +31,50 @@ FILL_S = 0.1  # a group of images takes some milliseconds to fill, and should be
 
 
 def consume(workload: Workload, scheme: str = "ipc") -> Measurement:
-    """Take what a producer puts into a queue of a server; see `benchmarks.systems`."""
-    with _server(scheme) as address, producing(_produce, address, workload):
-        return asyncio.run(_consume(address, workload))
+    """Take what producers put into a queue of a server; see `benchmarks.systems`."""
+    with serving(scheme) as address, producing(_produce, workload, address):
+        return asyncio.run((_put_and_take if workload.there_and_back else _consume)(workload, address))
 
 
 @contextmanager
-def _server(scheme: str) -> Generator[str]:
+def serving(scheme: str) -> Generator[str]:
+    """Run a server in a process of its own for the length of a block, which is given its address."""
     with tempfile.TemporaryDirectory() as folder:
-        address = f"{scheme}://{folder}/s"
-        server = subprocess.Popen([sys.executable, "-m", "aioflow", "serve", "--bind", address], stdout=sys.stderr)
+        bind = "tcp://127.0.0.1:0" if scheme == "tcp" else f"{scheme}://{folder}/s"
+        command = [sys.executable, "-m", "aioflow", "serve", "--bind", bind]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
-            yield address  # clients wait for a server that is still starting
+            assert server.stdout is not None
+            # Clients wait for a server that is still starting; but which port it has only it can say.
+            yield server.stdout.readline().split()[-1] if scheme == "tcp" else bind
         finally:
             server.terminate()
             server.wait()
 
 
-def _queue(workload: Workload) -> flow.FIFOQueue:
-    return flow.FIFOQueue(
-        workload.capacity, [workload.dtype, "int64"], [list(workload.shape), []], shared_name=workload.name
-    )
+def _queue(workload: Workload, name: str = "there") -> flow.FIFOQueue | flow.RandomShuffleQueue | flow.PaddingFIFOQueue:
+    dtypes = [workload.dtype, "int64"]
+    shapes: Any = [[None] if workload.is_padded else list(workload.shape), []]
+    if workload.queue == "RandomShuffleQueue":
+        return flow.RandomShuffleQueue(
+            workload.capacity,
+            workload.capacity // 2,
+            dtypes,
+            shapes,
+            seed=0,
+            shared_name=name,
+            producers=workload.producers,
+        )
+    kind = flow.PaddingFIFOQueue if workload.is_padded else flow.FIFOQueue
+    return kind(workload.capacity, dtypes, shapes, shared_name=name, producers=workload.producers)
 
 
-async def _consume(address: str, workload: Workload) -> Measurement:
+async def _consume(workload: Workload, address: str) -> Measurement:
     meter, queue = Meter(workload), _queue(workload)
     async with flow.Session(address):
         if workload.batch:
-            async for payload, labels in queue.batches(workload.batch, prefetch=PREFETCH if workload.chunk else 2):
+            prefetch = PREFETCH if workload.batch * workload.element_bytes < 1 << 16 else 2
+            async for payload, labels in queue.batches(workload.batch, prefetch=prefetch, copy=workload.copy):
                 meter.batch(payload, labels)
         else:
             async for payload, label in queue:
@@ -66,19 +82,40 @@ async def _consume(address: str, workload: Workload) -> Measurement:
     return meter.result()
 
 
-def _produce(address: str, workload: Workload) -> None:
-    asyncio.run(_put_chunks(address, workload) if workload.chunk else _write(address, workload))
+async def _put_and_take(workload: Workload, address: str) -> Measurement:
+    elements, meter = Elements(workload), Meter(workload)
+    there, back = _queue(workload), _queue(workload, "back")
+    async with flow.Session(address), there.producer():
+        returned = aiter(back)
+        for number in range(workload.total):
+            await there.enqueue(elements[number])
+            meter.element(*await anext(returned))
+    return meter.result()
 
 
-async def _write(address: str, workload: Workload) -> None:
+def _produce(workload: Workload, producer: int, address: str) -> None:
+    if workload.there_and_back:
+        asyncio.run(_send_back(workload, address))
+    else:
+        asyncio.run(_put_chunks(workload, address) if workload.chunk else _write(workload, producer, address))
+
+
+async def _send_back(workload: Workload, address: str) -> None:
+    there, back = _queue(workload), _queue(workload, "back")
+    async with flow.Session(address), back.producer():
+        async for element in there:
+            await back.enqueue(element)
+
+
+async def _write(workload: Workload, producer: int, address: str) -> None:
     elements, queue = Elements(workload), _queue(workload)
     group_bytes = workload.batch * workload.element_bytes or 1 << 20
     async with flow.Session(address), queue.producer(), queue.writer(batch_bytes=group_bytes, delay_s=FILL_S) as writer:
-        for number in range(workload.total):
+        for number in workload.numbers(producer):
             await writer.write(elements[number])
 
 
-async def _put_chunks(address: str, workload: Workload) -> None:
+async def _put_chunks(workload: Workload, address: str) -> None:
     elements, queue = Elements(workload), _queue(workload)
     async with flow.Session(address), queue.producer(), queue.writer(batch=GROUP) as writer:
         for number in range(workload.total // workload.chunk):

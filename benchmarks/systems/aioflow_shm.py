@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 def consume(workload: Workload) -> Measurement:
-    """Take what a producer puts into a queue of a server; see `benchmarks.systems`."""
+    """Take what producers put into a queue of a server; see `benchmarks.systems`."""
     return aioflow_queue.consume(workload, scheme="shm")

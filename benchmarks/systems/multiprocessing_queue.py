@@ -1,18 +1,12 @@
-"""multiprocessing.Queue: a pipe, a lock at each end, pickle, and a thread in the producer that feeds the pipe.
-
-What a user writes with it: where single elements are put, the consumer stacks them to batches.
-"""
+"""multiprocessing.Queue: a pipe, a lock at each end, pickle, and a thread in the producer that feeds the pipe."""
 
 from __future__ import annotations
 
 import multiprocessing
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from benchmarks.elements import Elements
-from benchmarks.meter import Meter
 from benchmarks.systems.producer import producing
+from benchmarks.systems.put_get import get_all, put_all, put_and_get, send_back
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -22,26 +16,16 @@ if TYPE_CHECKING:
 
 
 def consume(workload: Workload) -> Measurement:
-    """Take what a producer puts into the queue; see `benchmarks.systems`."""
-    queue: Queue[Any] = multiprocessing.get_context("spawn").Queue(workload.capacity // (workload.chunk or 1))
-    meter = Meter(workload)
-    with producing(_produce, queue, workload):
-        while meter.count < workload.total:
-            if workload.chunk:
-                meter.batch(*queue.get())
-            elif workload.batch:
-                payloads, labels = zip(*(queue.get() for _ in range(workload.batch)), strict=True)
-                meter.batch(np.stack(payloads), np.stack(labels))
-            else:
-                meter.element(*queue.get())
-    return meter.result()
+    """Take what producers put into the queue; see `benchmarks.systems`."""
+    context, capacity = multiprocessing.get_context("spawn"), workload.capacity // (workload.chunk or 1)
+    queue: Queue[Any] = context.Queue(capacity)
+    back: Queue[Any] = context.Queue(capacity)
+    with producing(_produce, workload, queue, back):
+        return put_and_get(queue.put, back.get, workload) if workload.there_and_back else get_all(queue.get, workload)
 
 
-def _produce(queue: Queue[Any], workload: Workload) -> None:
-    elements = Elements(workload)
-    if workload.chunk:
-        for number in range(workload.total // workload.chunk):
-            queue.put(elements.chunk(number))
+def _produce(workload: Workload, producer: int, queue: Queue[Any], back: Queue[Any]) -> None:
+    if workload.there_and_back:
+        send_back(queue.get, back.put, workload)
     else:
-        for number in range(workload.total):
-            queue.put(elements[number])
+        put_all(queue.put, workload, producer)

@@ -1,6 +1,6 @@
-"""torch.utils.data.DataLoader with one worker process, which makes the batches and hands them over in shared memory.
+"""torch.utils.data.DataLoader with worker processes, which make the batches and hand them over in shared memory.
 
-It takes single elements from its data set and collates batches of 64 by itself; there is nothing to give it chunks by.
+It takes single elements from its data set and collates batches by itself; there is nothing to give it chunks by.
 """
 
 from __future__ import annotations
@@ -8,20 +8,36 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.elements import Elements
+import numpy as np
+
+from benchmarks.elements import Elements, stack
 from benchmarks.meter import Meter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.measurement import Measurement
     from benchmarks.workloads import Workload
 
-data: Any = import_module("torch.utils.data")  # types are checked where there is no torch, too
+torch: Any = import_module("torch")  # types are checked where there is no torch, too
+data: Any = import_module("torch.utils.data")
 
 
 def consume(workload: Workload) -> Measurement:
-    """Take the batches of a loader; see `benchmarks.systems`."""
-    loader = data.DataLoader(Elements(workload), workload.batch, num_workers=1, multiprocessing_context="spawn")
+    """Take the batches of a loader, with a worker for each producer; see `benchmarks.systems`."""
+    loader = data.DataLoader(
+        Elements(workload),
+        workload.batch,
+        num_workers=workload.producers,
+        multiprocessing_context="spawn",
+        collate_fn=_pad if workload.is_padded else None,
+    )
     meter = Meter(workload)
     for payload, labels in loader:
         meter.batch(payload.numpy(), labels.numpy())
     return meter.result()
+
+
+def _pad(elements: Sequence[Any]) -> tuple[Any, Any]:
+    payloads, labels = zip(*elements, strict=True)
+    return torch.from_numpy(stack(payloads)), torch.from_numpy(np.stack(labels))

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks import runner
-from benchmarks.elements import Elements
-from benchmarks.gate import DEMANDS, judge
+from benchmarks.elements import Elements, stack
+from benchmarks.environment import ROOT
+from benchmarks.gate import FRAMES, MEMORY, Demand, judge, plan
 from benchmarks.measurement import Measurement
 from benchmarks.meter import Meter, WrongElements
+from benchmarks.picture import picture
+from benchmarks.report import report, table
 from benchmarks.runner import RunFailed, measure, missing
+from benchmarks.systems import SYSTEMS as ALL_SYSTEMS
 from benchmarks.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -29,13 +35,26 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(60)
 
 INTERRUPTED_S = 5.0  # within which everything has ended after a Ctrl-C
-SYSTEMS = ["aioflow", "multiprocessing.Queue"]  # those that need nothing that the tests have not
+SYSTEMS = ["ring", "multiprocessing.Queue"]  # those that start soonest
+
+# Each workload, by aioflow once, and each other system that the tests have, where it has something of its own to do.
+EACH = {
+    "W1s": ["aioflow"],
+    "W1b": ["aioflow", "ring", "ZeroMQ"],
+    "W2": ["aioflow-tcp", "multiprocessing.Queue"],
+    "W2-shuffle": ["aioflow-shm"],
+    "W2-copy": ["aioflow-shm"],
+    "W2-two": ["aioflow", "ring"],
+    "W3": ["aioflow", "multiprocessing.Queue-chunks", "ZeroMQ"],
+    "W4": ["aioflow-shm", "ring", "ZeroMQ"],
+    "W5": ["aioflow", "multiprocessing.Queue", "ring", "ZeroMQ"],
+}
 
 
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Be where `python -m benchmarks` is found."""
-    monkeypatch.chdir(runner.ROOT)
+    monkeypatch.chdir(ROOT)
 
 
 def _running(group: int) -> list[int]:
@@ -55,33 +74,42 @@ def _semaphores() -> set[Path]:
     return set(Path("/dev/shm").glob("sem.mp-*"))
 
 
-def test_each_workload_runs_once(run_program: RunProgram, tmp_path: Path) -> None:
-    """Every element arrives in every system, each has its figures and its ratios, and no process is left."""
-    file = tmp_path / "figures.json"
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_each_workload_runs_once(name: str) -> None:
+    """Every element arrives, in every system that needs nothing that the tests have not and each of its ways."""
+    workload = WORKLOADS[name].small()
+    for (run,) in measure({name: EACH[name]}, rounds=1, small=True)[name].values():
+        assert run.arrived == workload.total
+        assert run.elements >= workload.measured > 0
+        assert run.seconds > 0
+        assert (run.p99_us >= run.p50_us > 0) is workload.there_and_back
+
+
+def test_a_run_gives_figures(run_program: RunProgram, tmp_path: Path) -> None:
+    """Each system has its figures and its ratios, as JSON and as a picture, and no process is left."""
+    file, drawing = tmp_path / "figures.json", tmp_path / "figures.svg"
     chosen = [word for system in SYSTEMS for word in ("--system", system)]
-    program = run_program("-m", "benchmarks", "run", "--small", "--rounds", "1", "--json", str(file), *chosen)
+    files = ["--json", str(file), "--svg", str(drawing)]
+    program = run_program("-m", "benchmarks", "run", "--small", "--rounds", "1", "--workload", "W1b", *files, *chosen)
     assert program.finish() == 0, program.output
     content = json.loads(file.read_text())
-    assert list(content["workloads"]) == list(WORKLOADS)
-    for name, workload in content["workloads"].items():
-        assert f"{name}: " in program.output
-        assert list(workload["systems"]) == SYSTEMS
-        for figures in workload["systems"].values():
-            (run,) = figures["runs"]
-            assert run["arrived"] == workload["sent"] == WORKLOADS[name].small().total
-            assert run["elements"] >= workload["measured"] > 0
-            assert run["seconds"] > 0
-            assert figures["cpu_s_per_gb"] > 0
-            assert figures["cores_taken_by_others"] >= 0
-            assert figures["elements_per_s"]["median"] == pytest.approx(run["elements"] / run["seconds"])
-            assert figures["gb_per_s"] == pytest.approx(
-                run["elements"] * workload["element_bytes"] / run["seconds"] / 1e9
-            )
-        there, back = (workload["systems"][a]["ratio_to"][b]["median"] for a, b in (SYSTEMS, SYSTEMS[::-1]))
-        assert there * back == pytest.approx(1)
+    (workload,) = content["workloads"].values()
+    assert "W1b: " in program.output
+    assert list(workload["systems"]) == SYSTEMS
+    for figures in workload["systems"].values():
+        (run,) = figures["runs"]
+        assert run["arrived"] == workload["sent"] == WORKLOADS["W1b"].small().total
+        assert run["elements"] >= workload["measured"] > 0
+        assert figures["cpu_s_per_gb"] > 0
+        assert figures["cores_taken_by_others"] >= 0
+        assert figures["elements_per_s"]["median"] == pytest.approx(run["elements"] / run["seconds"])
+        assert figures["gb_per_s"] == pytest.approx(run["elements"] * workload["element_bytes"] / run["seconds"] / 1e9)
+    there, back = (workload["systems"][a]["ratio_to"][b]["median"] for a, b in (SYSTEMS, SYSTEMS[::-1]))
+    assert there * back == pytest.approx(1)
     assert content["environment"]["packages"]["numpy"] == np.__version__
+    assert len(ET.fromstring(drawing.read_text()).findall("{*}rect")) == len(SYSTEMS)
     groups = [int(number) for number in re.findall(r"process group (\d+)", program.output)]
-    assert len(groups) == len(WORKLOADS) * len(SYSTEMS)
+    assert len(groups) == len(SYSTEMS)
     assert [_running(group) for group in groups] == [[]] * len(groups)
 
 
@@ -158,15 +186,38 @@ def _break(module: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 # The gate
 
 
-def _measured(ratio: float) -> runner.Results:
-    """Make up what was measured: aioflow at a multiple of what is demanded of it."""
-    return {
-        demand.workload: {
-            "aioflow": [Measurement(10, 10, 1 / (demand.at_least * ratio), 1, 0)],
-            demand.peer: [Measurement(10, 10, 1, 1, 0)],
-        }
-        for demand in DEMANDS
-    }
+PEER = Measurement(10, 10, 1, 1, 0)
+SLOW = Measurement(10, 10, 1, 1, 0, 100, 200)
+
+
+def _beside(peer: Measurement, ours: Measurement) -> runner.Results:
+    return {"W5" if peer.p50_us else "W2": {"aioflow": [ours], "ring": [peer]}}
+
+
+def test_a_rate_is_a_multiple_of_a_peers() -> None:
+    """At least so much; or, where the demand has one, a rate of its own that is enough."""
+    demand = Demand("W2", "aioflow", "ring", at_least=2)
+    assert demand.judge(_beside(PEER, Measurement(10, 10, 0.49, 1, 0))) == (True, "2.04 x")
+    assert demand.judge(_beside(PEER, Measurement(10, 10, 0.51, 1, 0))) == (False, "1.96 x")
+    either = Demand("W2", "aioflow", "ring", at_least=2, or_gb_per_s=1.1)
+    elements = round(1.2e9 / WORKLOADS["W2"].element_bytes)
+    fast = {"W2": {"aioflow": [Measurement(1, elements, 1, 1, 0)], "ring": [Measurement(1, elements, 1, 1, 0)]}}
+    assert either.judge(fast) == (True, "1.00 x, 1.20 GB/s")
+    assert str(either) == "W2: aioflow at least 2 x ring, or 1.1 GB/s"
+
+
+def test_a_latency_and_processor_time_are_bounded_from_above() -> None:
+    """The one by a multiple of a peer's, the other by itself."""
+    demand = Demand("W5", "aioflow", "ring", p50_at_most=1.1)
+    assert demand.judge(_beside(SLOW, Measurement(10, 10, 1, 1, 0, 109, 900))) == (True, "1.09 x")
+    assert demand.judge(_beside(SLOW, Measurement(10, 10, 1, 1, 0, 111, 111))) == (False, "1.11 x")
+    assert str(demand) == "W5: aioflow at most 1.1 x the p50 of ring"
+    cpu = Demand("W2", "aioflow", cpu_at_most=0.17)
+    gigabyte = round(1e9 / WORKLOADS["W2"].element_bytes)
+    for cpu_s, is_met in ((0.16, True), (0.18, False)):
+        ran = Measurement(gigabyte, gigabyte, 1, cpu_s, 0)
+        assert cpu.judge({"W2": {"aioflow": [ran]}}) == (is_met, f"{cpu_s:.3f} CPU s/GB")
+    assert str(cpu) == "W2: aioflow at most 0.17 CPU s/GB"
 
 
 @pytest.mark.parametrize(("ratio", "code"), [(1.01, 0), (0.99, 1)])
@@ -175,40 +226,96 @@ def test_gate_compares(
 ) -> None:
     """The exit code says whether all is fast enough, and each demand has its line."""
     monkeypatch.setattr(command_line, "missing", lambda systems: {})
-    monkeypatch.setattr(command_line, "measure", lambda plan, **options: _measured(ratio))
-    assert command_line.main(["gate"]) == code
-    lines = capsys.readouterr().out.splitlines()[-len(DEMANDS) :]
+    results: runner.Results = {
+        demand.workload: {
+            "aioflow": [Measurement(10, 10, 1 / (demand.at_least * ratio), 1, 0)],
+            demand.peer: [Measurement(10, 10, 1, 1, 0)],
+        }
+        for demand in FRAMES
+    }
+    monkeypatch.setattr(command_line, "measure", lambda chosen, **options: results)
+    assert command_line.main(["gate", "--frames"]) == code
+    lines = capsys.readouterr().out.splitlines()[-len(FRAMES) :]
     word = "FALLS SHORT" if code else "met"
-    assert lines[0] == f"{word:<11} W1s: at least 2 x multiprocessing.Queue: {2 * ratio:#.3g} x"
+    assert lines[0] == f"{word:<11} W1s: aioflow at least 2 x multiprocessing.Queue: {2 * ratio:#.3g} x"
     assert all(line.startswith(word) for line in lines)
 
 
 def test_gate_fails_without_a_peer() -> None:
     """What was not measured is not met."""
-    results = _measured(2)
-    del results["W2"]["DataLoader"]
-    met, short = judge(results)
-    assert len(met) == 2
-    assert short == ["W2: at least 0.8 x DataLoader: not measured"]
+    demand = Demand("W2", "aioflow", "DataLoader", at_least=0.8)
+    results: runner.Results = {"W2": {"aioflow": [PEER]}}
+    assert judge((demand,), results) == ([], ["W2: aioflow at least 0.8 x DataLoader: DataLoader not measured"])
+
+
+@pytest.mark.parametrize("demands", [MEMORY, FRAMES])
+def test_gate_runs_what_its_systems_carry(demands: tuple[Demand, ...]) -> None:
+    """Every system that a demand names carries the workload, and is run once in it."""
+    for workload, systems in plan(demands).items():
+        assert len(set(systems)) == len(systems)
+        assert all(workload in ALL_SYSTEMS[system].workloads for system in systems)
+
+
+def test_a_table_has_the_ratio_of_ours_to_each() -> None:
+    """How long an element takes there and back stands where that is what counts."""
+    ours = Measurement(10, 10, 1, 1, 0, 50, 60)
+    results: runner.Results = {"W5": {"aioflow": [ours], "ring": [SLOW]}}
+    content = report(results, {}, small=True)
+    assert "| ring    | 100    | 200    |" in table(content)
+    assert "0.500 (0.500 to 0.500)" in table(content)
+    assert "µs there and back" in picture(content)
 
 
 # The meter
 
 
 def test_meter_refuses_what_was_not_sent() -> None:
-    """A payload at another's place, an element that is missing, and one that came twice."""
-    workload = WORKLOADS["W1s"].small()
+    """Another's payload, a place that is another's, an element that is missing, and one that came twice."""
+    workload = replace(WORKLOADS["W1s"].small(), producers=2)
     elements = Elements(workload)
     meter = Meter(workload)
     with pytest.raises(WrongElements, match="payload of element 0"):
         meter.element(elements[1][0], elements[0][1])
+    with pytest.raises(WrongElements, match="element 1 came at the place of element 0"):
+        Meter(WORKLOADS["W1s"]).element(*elements[1])
     for change in (-1, 1):
         meter = Meter(workload)
         for number in range(workload.total - 1):
             meter.element(*elements[number])
-        meter.element(elements[workload.total - 1][0], np.int64(workload.total - 1 + change))
+        meter.element(elements[workload.total - 1 + change][0], np.int64(workload.total - 1 + change))
         with pytest.raises(WrongElements, match="elements arrived"):
             meter.result()
+
+
+def test_meter_looks_at_the_payloads_of_padded_batches() -> None:
+    """At the last value of the last row, and not at what it was padded with."""
+    workload = WORKLOADS["W3"]
+    elements = Elements(workload)
+    payloads, labels = zip(*(elements[number] for number in range(workload.batch)), strict=True)
+    batch = stack(payloads)
+    assert len(set(map(len, payloads))) > 1
+    assert batch.shape == (workload.batch, max(map(len, payloads)))
+    assert batch.sum() == sum(payload.sum() for payload in payloads)
+    Meter(workload).batch(batch, np.stack(labels))
+    batch[-1, len(payloads[-1]) - 1] += 1
+    with pytest.raises(WrongElements, match="payload of element 31"):
+        Meter(workload).batch(batch, np.stack(labels))
+
+
+def test_a_family_is_all_that_descends_from_a_process(run_program: RunProgram) -> None:
+    """Whatever process groups they made: their processor time counts."""
+    program = """
+import subprocess, sys
+from benchmarks.meter import _family
+child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+with subprocess.Popen([sys.executable, "-c", child], stdin=-1, stdout=-1, start_new_session=True) as process:
+    process.stdout.readline()
+    print(len(_family()))
+    process.stdin.close()
+"""
+    ran = run_program("-c", program)
+    assert ran.finish() == 0, ran.output
+    assert ran.output.splitlines()[0] == "3"
 
 
 def test_the_graph_benchmark_runs(run_program: RunProgram) -> None:
@@ -225,3 +332,11 @@ def test_the_cluster_benchmark_runs(run_program: RunProgram) -> None:
     assert program.finish() == 0, program.output
     assert len(re.findall(r"^(?:met|FALLS SHORT) ", program.output, re.MULTILINE)) == 2
     assert "a step over two tasks" in program.output
+
+
+def test_the_scaling_benchmark_runs(run_program: RunProgram) -> None:
+    """So does that of many clients, queues and elements."""
+    program = run_program("-m", "benchmarks", "scaling", "--small", "--rounds", "1")
+    assert program.finish() == 0, program.output
+    assert len(re.findall(r"^(?:met|FALLS SHORT) ", program.output, re.MULTILINE)) == 4
+    assert "2 producers, x one" in program.output

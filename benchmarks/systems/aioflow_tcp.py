@@ -1,0 +1,16 @@
+"""aioflow as it is between hosts, here on one: the same over TCP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.systems import aioflow_queue
+
+if TYPE_CHECKING:
+    from benchmarks.measurement import Measurement
+    from benchmarks.workloads import Workload
+
+
+def consume(workload: Workload) -> Measurement:
+    """Take what producers put into a queue of a server; see `benchmarks.systems`."""
+    return aioflow_queue.consume(workload, scheme="tcp")
