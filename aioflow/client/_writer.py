@@ -71,7 +71,7 @@ class Writer:
         definition = self._ref.definition
         if (row_bytes := definition.element.nbytes) is not None:
             rows_max = min(self._batch * GROWTH, -(-self._batch_bytes // max(1, row_bytes)))
-            self._block = Block(definition, row_bytes, rows_max)
+            self._block = Block(definition, row_bytes, rows_max, self._host.allocate)
         share = definition.capacity // 4 if definition.capacity > 0 else self._batch * GROWTH
         self._rows_max = max(self._batch, min(self._batch * GROWTH, share))
         self._is_open = True
