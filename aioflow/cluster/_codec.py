@@ -69,7 +69,7 @@ _CONTINUATION, _HIGH_BITS = 0x80, 0xC0
 _CODES = {message: code for code, message in MESSAGES.items()}
 _WITH_FRAMES = frozenset({Assign, Put, Rows, RegisterGraph, RunGraph, SendTensor, Tensors})
 # What is sent for every element has numbers of our own making only, and shapes of a definition that was checked.
-_TRUSTED = frozenset({Put, Rows, Done, Ask, Acknowledge, Promote, Withdraw, Recall, Confirm})
+_TRUSTED = frozenset({Put, Rows, Done, Tensors, Ask, Acknowledge, Promote, Withdraw, Recall, Confirm})
 
 
 def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:

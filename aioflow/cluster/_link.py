@@ -219,11 +219,11 @@ class Link:
     async def _reconnect(self) -> None:
         since, pause_s = now(), PAUSE_FIRST_S
         session_s = self._config.session_s
-        logger.warning("lost %s (%s); trying again for %g s", self._address, self._reason, session_s)
+        logger.warning("lost %s (%s); trying again for %g s", self._peer.name, self._reason, session_s)
         while not self._is_over:
             left_s = since + session_s - now()
             if left_s <= 0:
-                reason = f"{self._address} was out of reach for {session_s} s: {self._reason}"
+                reason = f"{self._peer.name} was out of reach for {session_s} s: {self._reason}"
                 self.end(ConnectionLost(reason))
                 return
             self._lost = anyio.Event()
@@ -236,7 +236,7 @@ class Link:
                 except TransportError as error:
                     self._reason = str(error)
                 else:
-                    logger.warning("connected to %s again after %.1f s", self._address, now() - since)
+                    logger.warning("connected to %s again after %.1f s", self._peer.name, now() - since)
                     return
             self._drop()
             await anyio.sleep(min(_vary(pause_s), max(0.0, left_s)))
@@ -273,7 +273,7 @@ class Link:
     async def _tell_unreachable(self, outage: int) -> None:
         await anyio.sleep(self._config.lost_s)
         if outage == self._outages and not self._peer.is_open and not self._is_over:
-            self.unreachable = f"{self._address} is out of reach since {self._config.lost_s:g} s: {self._reason}"
+            self.unreachable = f"{self._peer.name} is out of reach since {self._config.lost_s:g} s: {self._reason}"
             self._on_unreachable(self.unreachable)
 
     def _drop(self) -> None:
@@ -312,7 +312,7 @@ class Link:
                     self._on_event(event)
                     self._welcome.resolve(None)
                 case Parted(reason):
-                    self._welcome.fail(ConnectionLost(f"{self._address} has ended the connection: {reason}"))
+                    self._welcome.fail(ConnectionLost(f"{self._peer.name} has ended the connection: {reason}"))
                     self._lose(reason)
                 case Ended(None):
                     self._goodbye.resolve(None)
@@ -323,7 +323,7 @@ class Link:
                     self._on_event(event)
 
     def _failed(self, error: BaseException) -> None:
-        lost = ConnectionLost(f"the connection to {self._address} broke: {error!r}")
+        lost = ConnectionLost(f"the connection to {self._peer.name} broke: {error!r}")
         lost.__cause__ = error
         self.end(lost)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -39,10 +40,11 @@ PLANS_MAX = 64
 
 @dataclass(slots=True)
 class _Part:
-    """A part, and under which number its task has it, in which life of its session."""
+    """A part, how many values it sends, and under which number its task has it, in which life of its session."""
 
     part: Part
     fetched: list[Output | Node]
+    sends: int
     number: int = 0
     life: str = ""
 
@@ -134,18 +136,19 @@ class Master:
         step = f"{self._epoch}:{next(self._steps)}"
         values: list[Any] = [_known(given, fed) for given in fetched]
         owner = registered.owner
-        elsewhere = PartsElsewhere()
+        own = [part for part in parts if part.part.task == self._task]
+        others = [part for part in parts if part.part.task != self._task]
+        elsewhere = PartsElsewhere(self._neighbours.deliver, sum(part.sends for part in own))
+        deliver = elsewhere.deliver
         try:
             with elsewhere.scope:
-                others = [part for part in parts if part.part.task != self._task]
                 for part in others:
-                    await self._begin(owner, part, fed, step, elsewhere)
+                    await self._add(owner, part, fed, step, elsewhere)
                 found = {}
-                for part in parts:  # the own one first: others may wait for its values
-                    if part.part.task == self._task:
-                        found[self._task] = await self._worker.run(
-                            owner, part.graph, part.fetched, part.feeds(fed), step
-                        )
+                for part in own:
+                    run = self._worker.run(owner, part.graph, part.fetched, part.feeds(fed), step, deliver=deliver)
+                    found[self._task] = await elsewhere.run_beside(run)
+                elsewhere.begin()
                 for part in others:
                     found[part.part.task] = await elsewhere.wait(part.part.task)
                 for part in parts:
@@ -173,14 +176,20 @@ class Master:
     def _plan(
         self, registered: RegisteredGraph, fetched: Sequence[Output | Node], fed: Mapping[Output, Any]
     ) -> list[_Part]:
-        kept = self._graphs.setdefault(registered.graph, _Graph())
+        kept = self._graphs.get(registered.graph)
+        if kept is None:
+            kept = self._graphs[registered.graph] = _Graph()
         key = (tuple(fetched), frozenset(fed))
         plan = kept.plans.get(key)
         if plan is None:
             nodes = prune(fetched, fed)
             placed = self._place(registered, nodes, kept)
             plan = [
-                _Part(part, [*(output for _, output in part.fetched), part.last])
+                _Part(
+                    part,
+                    [*(output for _, output in part.fetched), *([part.last] if part.last.controls else ())],
+                    sum(node.op is SEND for node in part.graph.nodes),
+                )
                 for part in partition(nodes, fetched, fed, placed, SEND, RECEIVE)
             ]
             while len(kept.plans) >= PLANS_MAX:
@@ -216,19 +225,18 @@ class Master:
             else:
                 self._neighbours.drop(task, part.life, part.number)
 
-    async def _begin(
+    async def _add(
         self, owner: str, part: _Part, fed: Mapping[Output, Any], step: str, elsewhere: PartsElsewhere
     ) -> None:
-        """Have another task begin its part; it is sent that first, if it has not got it."""
+        """Have another task begin its part when the others do; it is sent that first, if it has not got it."""
         task = part.part.task
-        with elsewhere.naming(task):
-            host = await self._neighbours.reach(task)
-            if part.life != host.life:
-                frames = encode_graph(part.graph)
-                part.number, part.life = next(self._numbers), host.life
-                self._told.setdefault(owner, set()).add(task)
-                register(host, part.number, frames, owner=owner)
-            elsewhere.add(task, begin_graph(host, part.number, part.fetched, part.feeds(fed), step))
+        host = await self._neighbours.reach(task)
+        if part.life != host.life:
+            frames = encode_graph(part.graph)
+            part.number, part.life = next(self._numbers), host.life
+            self._told.setdefault(owner, set()).add(task)
+            register(host, part.number, frames, owner=owner)
+        elsewhere.add(task, partial(begin_graph, host, part.number, part.fetched, part.feeds(fed), step))
 
 
 def _known(given: Output | Node, fed: Mapping[Output, Any]) -> Any:

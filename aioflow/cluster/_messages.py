@@ -115,7 +115,7 @@ __all__ = [
     "find_fault",
 ]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 # In the order of their codes.
 Message = (

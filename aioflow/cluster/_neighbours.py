@@ -80,7 +80,8 @@ class Neighbours:
     async def _open(self, task: Task, ended: RemoteHost | None) -> RemoteHost:
         if ended is not None:
             await ended.close()
-        host = RemoteHost(self._addresses[task], self._config, self._credentials, is_target=False)
+        name = f"{self._addresses[task]} ({task})"
+        host = RemoteHost(self._addresses[task], self._config, self._credentials, name=name, is_target=False)
         try:
             await host.open()
         except ConnectFailed as error:

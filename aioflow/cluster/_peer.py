@@ -48,12 +48,18 @@ Answer = m.Done | m.Rows | m.Found | m.Statistics | m.Tensors | m.Withdrawn | m.
 
 
 class Peer:
-    """The state of one session with one server, over all of its connections."""
+    """The state of one session with one server, over all of its connections.
 
-    def __init__(self, session: str, address: str, *, is_target: bool = True) -> None:
+    Args:
+        session: Its secret.
+        name: The server, for messages to people.
+        is_target: Whether the session is opened on this server.
+    """
+
+    def __init__(self, session: str, name: str, *, is_target: bool = True) -> None:
         self._session = session
         self._is_target = is_target
-        self._address = address
+        self.name = name
         self._last_id = 0
         self._epoch = ""
         self._is_open = False  # welcomed on the present connection
@@ -231,7 +237,7 @@ class Peer:
             case m.Done() | m.Rows() | m.Found() | m.Statistics() | m.Tensors() | m.Withdrawn() | m.Error():
                 self._take_answer(message, frames)
             case _:
-                raise RemoteProtocolError(f"{self._address} sent {type(message).__name__}, which only a client sends")
+                raise RemoteProtocolError(f"{self.name} sent {type(message).__name__}, which only a client sends")
 
     def _take_answer(self, message: Answer, frames: Sequence[Frame]) -> None:
         request = self._requests.get(message.id)
@@ -241,7 +247,7 @@ class Peer:
         allowed = (expected, m.Error, m.Withdrawn) if request.kind in WITHDRAWN else (expected, m.Error)
         if not isinstance(message, allowed):
             came = type(message).__name__
-            raise RemoteProtocolError(f"{self._address} answered with {came}; expected {expected.__name__} or Error")
+            raise RemoteProtocolError(f"{self.name} answered with {came}; expected {expected.__name__} or Error")
         event = self._answer(request, message, frames)
         self._defines.pop(request.number, None)
         while self._acks and self._acks[0][0] < request.id:
@@ -270,7 +276,7 @@ class Peer:
             case m.Withdrawn():
                 return Undone(message.id, message.rows)
             case m.Error():
-                return Refused(message.id, unpack_error(message, self._address))
+                return Refused(message.id, unpack_error(message, self.name))
 
     def _close_request(self, request: Request, nbytes: int) -> None:
         del self._requests[request.id]
@@ -293,7 +299,7 @@ class Peer:
     def _welcomed(self, welcome: m.Welcome) -> None:
         if welcome.version != m.PROTOCOL_VERSION:
             reason = (
-                f"{self._address}: the server speaks version {welcome.version} of the protocol and the client "
+                f"{self.name}: the server speaks version {welcome.version} of the protocol and the client "
                 f"version {m.PROTOCOL_VERSION}; install the same aioflow on both sides"
             )
             self._events.append(Ended(VersionMismatch(reason)))
@@ -342,7 +348,7 @@ class Peer:
         """Rule 7."""
         for request in [request for request in self._requests.values() if request.kind in STEPS]:
             del self._requests[request.id]
-            reason = f"the server at {self._address} was started anew while a step ran; what it had done there is lost"
+            reason = f"the server at {self.name} was started anew while a step ran; what it had done there is lost"
             self._events.append(Refused(request.id, ConnectionLost(reason)))
 
     def _reset_queues(self) -> None:
@@ -370,12 +376,12 @@ class Peer:
 
     def _queue_reset(self, ref: QueueRef) -> QueueReset:
         return QueueReset(
-            f"queue {ref.key.name!r}: the server at {self._address} was started anew and what the queue held is gone; "
+            f"queue {ref.key.name!r}: the server at {self.name} was started anew and what the queue held is gone; "
             "the next call goes to a new, empty queue"
         )
 
     def _ended(self, goodbye: m.Goodbye) -> None:
-        reason = f"{self._address} has ended the session: {goodbye.reason}"
+        reason = f"{self.name} has ended the session: {goodbye.reason}"
         match goodbye.kind:
             case "":
                 self._events.append(Ended(None if self._said_bye else ConnectionLost(f"{reason}(it gave no reason)")))
@@ -384,7 +390,7 @@ class Peer:
             case SessionClosed.__name__:
                 self._events.append(Ended(SessionClosed(reason)))
             case VersionMismatch.__name__:
-                self._events.append(Ended(VersionMismatch(f"{self._address}: {goodbye.reason}")))
+                self._events.append(Ended(VersionMismatch(f"{self.name}: {goodbye.reason}")))
             case _:
                 self._events.append(Ended(ConnectionLost(reason)))
 

@@ -54,6 +54,7 @@ class RemoteHost:
         config: The session's settings.
         credentials: With which key to connect; None for none.
         secret: The session's secret; one of its own where empty.
+        name: The server, for messages to people; its address where empty.
         is_target: Whether the session is opened on this server, and not merely reaches its resources.
 
     Attributes:
@@ -68,6 +69,7 @@ class RemoteHost:
         credentials: Path | None = None,
         secret: str = "",
         *,
+        name: str = "",
         is_target: bool = True,
     ) -> None:
         self.lost_s = config.lost_s
@@ -75,7 +77,7 @@ class RemoteHost:
         self.secret = secret = secret or secrets.token_hex(16)
         self.welcome = m.Welcome(0, "", "", 0, [])
         self._address = address
-        self._peer = Peer(secret, address, is_target=is_target)
+        self._peer = Peer(secret, name or address, is_target=is_target)
         self._receipts: Receipts | None = None
         told = (self._happened, self._end, self._unreachable)
         self._link = Link(address, config, self._peer, secret, *told, credentials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster import _messages as m
@@ -43,18 +44,24 @@ def deregister(host: RemoteHost, number: int) -> None:
 
 
 def begin_graph(
-    host: RemoteHost, number: int, fetched: Sequence[Output | Node], fed: Mapping[Output, Any], step: str
+    host: RemoteHost,
+    number: int,
+    fetched: Sequence[Output | Node],
+    fed: Mapping[Output, Any],
+    step: str = "",
+    given: Mapping[str, Frame] | None = None,
 ) -> RemoteCall:
-    """Begin a step of a graph that was registered; `values_of` reads its answer.
+    """Begin a step of a graph that was registered, with packed values by key; `values_of` reads its answer.
 
     Raises:
         ConnectionLost: The server is out of reach since `lost_s`.
     """
+    values = [*fed.values(), *itertools.chain.from_iterable((given or {}).items())]
     fetches, feeds = [_pair(given) for given in fetched], [_pair(output) for output in fed]
     return host.request(
         None,
         lambda request, _: m.RunGraph(request, number, step, fetches, feeds),
-        encode_value(list(fed.values())),
+        encode_value(values) if values else (),
         gives_up=True,
     )
 
@@ -68,7 +75,7 @@ async def run_graph(
         AioflowError: What the step raised.
         ConnectionLost: The server was out of reach for `lost_s`, or was started anew: part of the step may be done.
     """
-    call = begin_graph(host, number, fetched, fed, "")
+    call = begin_graph(host, number, fetched, fed)
     await complete_put(call, "step")
     return values_of(call.waiter.value)
 

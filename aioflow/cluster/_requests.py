@@ -302,7 +302,10 @@ class DeregisterGraph:
 
 @dataclass(frozen=True, slots=True)
 class RunGraph:
-    """Run a step; followed by the frames of a list of what is fed. Answered by `Tensors`: a list of what is fetched.
+    """Run a step; followed by the frames of a list, or none. Answered by `Tensors`: a list of what is fetched.
+
+    The list has what is fed, then what the part receives and is there already: of each value its key, and the bytes of
+    the one frame that would follow `SendTensor`. There is none where it would be empty.
 
     Attributes:
         id: The request's.

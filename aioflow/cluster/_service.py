@@ -23,7 +23,7 @@ from aioflow.cluster._steps import (
 from aioflow.cluster._values import encode_value
 from aioflow.cluster._worker import Worker
 from aioflow.graph import Task
-from aioflow.runtime import complete_put, now
+from aioflow.runtime import begin_turn, complete_put, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,6 +133,7 @@ class StepService:
         message: m.Tensors | m.Done | m.Error | m.Withdrawn = m.Withdrawn(begun.id, 0)
         frames: Sequence[Frame] = ()
         running = self._running[begun]
+        begin_turn()
         try:
             with running.scope:
                 frames = await self._run(asked)
@@ -148,9 +149,9 @@ class StepService:
 
     async def _run(self, asked: StepAsked | DevicesAsked | ResetAsked) -> Sequence[Frame]:
         match asked:
-            case StepAsked(registered=registered, step=step, fetched=fetched, fed=fed):
+            case StepAsked(registered=registered, step=step, fetched=fetched, fed=fed, given=given):
                 if registered.is_part:
-                    values = await self._worker.run(registered.owner, registered.graph, fetched, fed, step)
+                    values = await self._worker.run(registered.owner, registered.graph, fetched, fed, step, given)
                 else:
                     values = await self._master.run(registered, fetched, fed)
                 return encode_value(values)

@@ -84,6 +84,7 @@ class StepAsked(Begun):
     step: str
     fetched: list[Output | Node]
     fed: dict[Output, Any]
+    given: dict[str, Frame]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +202,14 @@ class Steps:
             return
         graph = registered.graph
         fetched = [_output(graph, *pair) for pair in message.fetches]
-        values = decode_value(frames, OpLibrary.restore)
-        if not isinstance(values, list) or len(values) != len(message.feeds):
-            raise RemoteProtocolError(f"a step is fed with {len(message.feeds)} values; got {values!r:.80}")
+        values, given = _read_values(frames, len(message.feeds))
         fed = {}
         for pair, value in zip(message.feeds, values, strict=True):
             output = _output(graph, *pair)
             if not isinstance(output, Output):
                 raise RemoteProtocolError(f"{output!r} has no value to be fed with")
             fed[output] = value
-        self._begin(session, StepAsked(session.name, message.id, registered, message.step, fetched, fed))
+        self._begin(session, StepAsked(session.name, message.id, registered, message.step, fetched, fed, given))
 
     def send_tensor(self, session: Session, message: m.SendTensor, frames: Sequence[Frame]) -> None:
         """Take a value for a step."""
@@ -275,6 +274,17 @@ class Steps:
 
     def _done(self, session: Session, request: int) -> None:
         self._tickets.answer(session, request, m.Done(request), keep=True)
+
+
+def _read_values(frames: Sequence[Frame], feeds: int) -> tuple[list[Any], dict[str, Frame]]:
+    """Return what a step is fed with, and the values that came with it, packed, by key."""
+    values = decode_value(frames, OpLibrary.restore) if frames else []
+    if not isinstance(values, list) or len(values) < feeds or (len(values) - feeds) % 2:
+        raise RemoteProtocolError(f"a step is fed with {feeds} values, and pairs behind them; got {values!r:.80}")
+    keys, given = values[feeds::2], values[feeds + 1 :: 2]
+    if not all(isinstance(key, str) and isinstance(packed, bytes) for key, packed in zip(keys, given, strict=True)):
+        raise RemoteProtocolError(f"a step is given packed values behind their keys; got {values[feeds:]!r:.80}")
+    return values[:feeds], dict(zip(keys, given, strict=True))
 
 
 def _output(graph: Graph, number: int, index: int) -> Output | Node:

@@ -8,24 +8,24 @@ is dropped.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aioflow.cluster._library import OpLibrary
 from aioflow.cluster._values import decode_value, encode_value
 from aioflow.errors import SpecMismatch
 from aioflow.graph import Op, Task
 from aioflow.runtime import Waiter
+from aioflow.transport import Frame
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from aioflow.transport import Frame
-
-__all__ = ["RECEIVE", "SEND", "Rendezvous", "Transfer", "transfer"]
+__all__ = ["RECEIVE", "SEND", "Deliver", "Rendezvous", "Transfer", "transfer"]
 
 # Steps that have ended, whose late values are dropped at once: more than can be on their way.
 ENDED_MAX = 4096
+
+# Gives a value's frames to another task, for a step and a key.
+Deliver = Callable[[Task, str, str, Sequence[Frame]], Awaitable[None]]
 
 
 class Rendezvous:
@@ -91,15 +91,10 @@ class Transfer:
     Args:
         step: Its name.
         rendezvous: Of this server.
-        deliver: Gives a value's frames to another task, for a step and a key.
+        deliver: Gives a value to another task.
     """
 
-    def __init__(
-        self,
-        step: str,
-        rendezvous: Rendezvous,
-        deliver: Callable[[Task, str, str, Sequence[Frame]], Awaitable[None]],
-    ) -> None:
+    def __init__(self, step: str, rendezvous: Rendezvous, deliver: Deliver) -> None:
         self._step = step
         self._rendezvous = rendezvous
         self._deliver = deliver

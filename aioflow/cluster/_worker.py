@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aioflow.cluster._library import OpLibrary
+    from aioflow.cluster._transfer import Deliver
     from aioflow.graph import Graph, Node, Output, Task
     from aioflow.resources import Resources
     from aioflow.runtime import Dispatch, SessionConfig
@@ -58,7 +59,7 @@ class Worker:
         library: OpLibrary,
         resources: Resources,
         dispatch: Dispatch,
-        deliver: Callable[[Task, str, str, Sequence[Frame]], Awaitable[None]],
+        deliver: Deliver,
     ) -> None:
         self.rendezvous = Rendezvous(config.session_s)
         self._task = task
@@ -80,9 +81,25 @@ class Worker:
         return [[info.name, info.kind, info.memory_limit, info.description] for info in infos]
 
     async def run(
-        self, owner: str, graph: Graph, fetched: Sequence[Output | Node], fed: Mapping[Output, Any], step: str
+        self,
+        owner: str,
+        graph: Graph,
+        fetched: Sequence[Output | Node],
+        fed: Mapping[Output, Any],
+        step: str,
+        given: Mapping[str, Frame] | None = None,
+        deliver: Deliver | None = None,
     ) -> list[Any]:
         """Run a part of a step, whose nodes are all on this task.
+
+        Args:
+            owner: On whose behalf.
+            graph: The part.
+            fetched: What is fetched.
+            fed: What is fed.
+            step: Its name.
+            given: Values that came with the part, by key.
+            deliver: Gives a value to another task, if not as usual.
 
         Raises:
             UnknownOp: This server has not one of its ops.
@@ -91,11 +108,14 @@ class Worker:
         """
         self.rendezvous.begin(step)
         try:
+            for key, packed in (given or {}).items():
+                self.rendezvous.give(step, key, [packed], 0.0)
             self._bind(graph)
             devices = self._devices or await self._open_devices()
             if self._executor is None:
                 self._executor = Executor(devices, self._config)
-            tokens = current.set(self._session(owner)), transfer.set(Transfer(step, self.rendezvous, self._deliver))
+            transferred = Transfer(step, self.rendezvous, deliver or self._deliver)
+            tokens = current.set(self._session(owner)), transfer.set(transferred)
             try:
                 return await self._executor.run(graph, fetched, fed)
             except SystemExit as error:  # it would end this server, with what others have here

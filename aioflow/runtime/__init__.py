@@ -8,6 +8,7 @@ from aioflow.runtime._background import Background
 from aioflow.runtime._cancellation import (
     await_outcome,
     begin_call,
+    begin_turn,
     every_call_gives_a_turn,
     finish,
     give_turn,
@@ -61,6 +62,7 @@ __all__ = [
     "Withdrawn",
     "await_outcome",
     "begin_call",
+    "begin_turn",
     "complete",
     "complete_get",
     "complete_put",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "await_outcome",
     "begin_call",
+    "begin_turn",
     "every_call_gives_a_turn",
     "finish",
     "give_turn",
@@ -68,6 +69,11 @@ def is_turn_due() -> bool:
     return bool(_owed) or _turns.always or time.monotonic() >= _turns.next
 
 
+def begin_turn() -> None:
+    """Learn that the event loop gives a turn now, for a task that begins."""
+    _turns.next = time.monotonic() + YIELD_EVERY_S
+
+
 async def give_turn() -> None:
     """Give other tasks of this event loop a turn, if it is time.
 
@@ -75,7 +81,7 @@ async def give_turn() -> None:
     """
     if _turns.always or time.monotonic() >= _turns.next:
         await anyio.lowlevel.checkpoint()
-        _turns.next = time.monotonic() + YIELD_EVERY_S
+        begin_turn()
 
 
 @contextmanager

@@ -242,6 +242,14 @@ async def settle(call: Call) -> None:
             return
 
 
+async def _wait(call: Call) -> Any:
+    """Wait for an answer; others have had their turn by then."""
+    waiter = call.waiter
+    if waiter.is_set:
+        await give_turn()
+    return await waiter.wait()
+
+
 async def complete_put(call: Call, what: str = "put") -> None:
     """Wait until a put, a close, a registration or a step is done; `what` is its name in a note.
 
@@ -250,8 +258,7 @@ async def complete_put(call: Call, what: str = "put") -> None:
     come.
     """
     try:
-        await call.waiter.wait()
-        await give_turn()
+        await _wait(call)
     except anyio.get_cancelled_exc_class() as cancelled:
         call.withdraw()
         if not await await_outcome(call.waiter):
@@ -273,8 +280,7 @@ async def complete_put(call: Call, what: str = "put") -> None:
 async def complete(call: Call) -> Any:
     """Wait for an answer that takes and changes nothing which a cancellation could lose."""
     try:
-        answer = await call.waiter.wait()
-        await give_turn()
+        answer = await _wait(call)
     except BaseException:
         call.withdraw()
         raise

@@ -2,8 +2,8 @@
 
 1. Ready nodes stand in one list. Workers, which are tasks, take from it: one that finds a kernel to await first hires
    another if more is ready, so that a kernel that waits keeps nothing else waiting, and kernels that do not wait cost
-   no task each. The task that called `run` is the first worker. Threads tell what they have done in callbacks of the
-   event loop, which can start no task, and have not the step's context: a task of its own hires for them.
+   no task each. The task that called `run` is the first worker, alone while one node at a time is ready. Threads tell
+   what they have done in callbacks, which can start no task, and have not the step's context: a task hires for them.
 2. The first error ends the step: nothing starts any more, coroutines are cancelled, threads are waited for.
 3. What a dequeue node took is the queue's until another node is started with it, or the step has succeeded: a step that
    ends otherwise gives it back.
@@ -64,6 +64,7 @@ class Step:
         self._countdown = Countdown(plan.pending, plan.successors)
         self._ready = deque(self._countdown.ready())
         self._taken: dict[int, Taken] = {}
+        self._scope = anyio.CancelScope()
         self._group: TaskGroup
         self._parked: Waiter[None] | None = None  # the first worker, with nothing to do
         self._bell: Waiter[None] | None = None  # of the task that hires where nobody else can
@@ -76,9 +77,12 @@ class Step:
     async def run(self) -> list[Any]:
         """Run it; return the values of the fetches, None for those that have none."""
         try:
-            async with anyio.create_task_group() as self._group:
+            with self._scope:
                 try:
-                    await self._work_to_the_end()
+                    await self._work(alone=True)
+                    if self._countdown.left and not self._is_over:
+                        async with anyio.create_task_group() as self._group:
+                            await self._work_to_the_end()
                 except BaseException:
                     self._stop()
                     raise
@@ -103,7 +107,7 @@ class Step:
         if not self._is_over:
             self._error = error
             self._stop()
-            self._group.cancel_scope.cancel()
+            self._scope.cancel()
 
     def abandon(self) -> None:
         """Wait no longer for kernels that run elsewhere; for a step that was ended."""
@@ -153,11 +157,11 @@ class Step:
         if self._bell is not None:
             self._bell.resolve(None)
 
-    async def _work(self) -> None:
+    async def _work(self, *, alone: bool = False) -> None:
+        """Run what is ready; alone, which needs no task group, only one coroutine or inline kernel at a time."""
         self._is_hired = False
-        ready, plan = self._ready, self.plan
-        modes = plan.modes
-        while ready:
+        ready, modes = self._ready, self.plan.modes
+        while ready and not (alone and (len(ready) > 1 or modes[ready[0]] > Mode.INLINE)):
             number = ready.popleft()
             mode = modes[number]
             if mode is Mode.COROUTINE:
@@ -317,9 +321,8 @@ class Step:
     # Values
 
     def _leaves(self, number: int) -> list[Any]:
-        slots, values = self.plan.leaves[number], self._values
-        leaves = [values[slot] for slot in slots]
-        self._use(slots)
+        leaves = [self._values[slot] for slot in self.plan.leaves[number]]
+        self._use(self.plan.leaves[number])
         return leaves
 
     def _use(self, slots: Sequence[int]) -> None:
@@ -362,7 +365,7 @@ class Step:
                 if slot is not None:
                     self._values[slot] = part
         newly = self._countdown.finish(number)
-        if newly and not self._is_over:  # a kernel may end well although it was cancelled
+        if not self._is_over:  # a kernel may end well although it was cancelled
             self._ready.extend(newly)
 
     def _hold(self, number: int, outputs: Sequence[int | None], taken: Taken) -> Any:
@@ -390,9 +393,7 @@ class Step:
 
     def _is_cancellation(self, error: BaseException) -> bool:
         """Whether somebody cancelled this worker; a kernel may also raise what looks like it."""
-        if not isinstance(error, anyio.get_cancelled_exc_class()):
-            return False
         if self._is_over or not on_asyncio():
-            return True
+            return isinstance(error, anyio.get_cancelled_exc_class())
         task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
+        return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -165,9 +165,11 @@ async def test_a_task_is_killed_in_a_step(cluster: Cluster, killed: int) -> None
             other = ops.wait(cluster.folder, "b", *parts)
 
     async def client(session: flow.Session) -> None:
-        with pytest.raises(errors.ConnectionLost):
+        with pytest.raises(errors.ConnectionLost) as caught:
             await session.run([waiting, other])
         ends.append(monotonic())
+        named = [task for number, task in enumerate(TASKS) if task in str(caught.value) and number != 2]
+        assert named == [TASKS[killed]] * (killed != 2), "the one that was lost, where it is not the session's own"
 
     async with flow.Session(cluster.addresses[2], config=CONFIG) as session:
         before = await session.run(total)

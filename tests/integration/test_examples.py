@@ -25,6 +25,12 @@ LOSS_MAX = 2.6
 INTERRUPTED_S = 2.0  # within which everything has ended after a Ctrl-C
 DOWN_S = 5.0  # the same of a launched cluster
 TOLD_S = 10.0  # within which everybody knows of the loss of a server
+STARTING, TRAINING = r"trainer-0 +\| started", r"trainer-0 +\| epoch  2"
+
+# Each starts several processes. In every run each example is run and interrupted once or twice, at night in every way.
+at_night = pytest.mark.skipif(
+    os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="runs with HYPOTHESIS_PROFILE=nightly"
+)
 
 # The bound of every wait in this file: a line or an exit that does not come fails the test.
 pytestmark = pytest.mark.timeout(60)
@@ -228,7 +234,7 @@ def test_digits_are_loaded_by_a_graph() -> None:
         assert example.leftovers() == []
 
 
-@pytest.mark.parametrize(("loaders", "trainers"), [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("loaders", "trainers"), [(1, 1), (3, 2), pytest.param(3, 1, marks=at_night)])
 def test_digits_are_learned_from_every_sample_once_an_epoch(loaders: int, trainers: int) -> None:
     """Each trainer's model is good enough, no sample is lost or doubled, and nothing is left behind."""
     with started("digits/run.py", "--loaders", str(loaders), "--trainers", str(trainers)) as example:
@@ -241,8 +247,15 @@ def test_digits_are_learned_from_every_sample_once_an_epoch(loaders: int, traine
         assert example.leftovers() == []
 
 
-@pytest.mark.parametrize("loading", [["--loaders", "3"], ["--graph"]], ids=["loaders", "graph"])
-@pytest.mark.parametrize("moment", [r"trainer-0 +\| started", r"trainer-0 +\| epoch  2"], ids=["starting", "training"])
+@pytest.mark.parametrize(
+    ("moment", "loading"),
+    [
+        pytest.param(STARTING, ["--loaders", "3"], id="starting-loaders"),
+        pytest.param(TRAINING, ["--loaders", "3"], id="training-loaders", marks=at_night),
+        pytest.param(STARTING, ["--graph"], id="starting-graph", marks=at_night),
+        pytest.param(TRAINING, ["--graph"], id="training-graph"),
+    ],
+)
 def test_ctrl_c_ends_the_digits_at_once_and_quietly(moment: str, loading: list[str]) -> None:
     """The exit code is 130, there is no traceback, and no process or file is left, whenever it comes."""
     with started("digits/run.py", *loading, "--trainers", "2", "--epochs", "1000") as example:
@@ -258,11 +271,12 @@ def test_ctrl_c_ends_the_digits_at_once_and_quietly(moment: str, loading: list[s
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("loader-1", r"(loader-1 ended with exit code 130|trainer-0 ended with exit code 1)"),  # who is seen first
-        ("trainer-0", r"trainer-0 ended with exit code 130"),
-        ("server", r"\S+ ended with exit code \d+"),
+        pytest.param(  # either is seen first
+            "loader-1", r"(loader-1 ended with exit code 130|trainer-0 ended with exit code 1)", id="loader"
+        ),
+        pytest.param("trainer-0", r"trainer-0 ended with exit code 130", id="trainer", marks=at_night),
+        pytest.param("server", r"\S+ ended with exit code \d+", id="server"),
     ],
-    ids=["loader", "trainer", "server"],
 )
 def test_an_interrupted_part_of_the_digits_ends_the_others(name: str, reason: str) -> None:
     """run.py says who ended, ends the rest, fails, and leaves nothing behind."""
@@ -277,7 +291,7 @@ def test_an_interrupted_part_of_the_digits_ends_the_others(name: str, reason: st
         assert example.leftovers() == []
 
 
-@pytest.mark.parametrize("loaders", [1, 3])
+@pytest.mark.parametrize("loaders", [pytest.param(1, marks=at_night), 3])
 def test_sentences_are_learned_from_every_one_once_an_epoch(loaders: int) -> None:
     """The held-out loss falls at each test, no sentence is lost or doubled, and nothing is left behind."""
     with started("sentences/run.py", "--loaders", str(loaders), "--epochs", "2") as example:
@@ -298,16 +312,17 @@ def test_sentences_are_learned_from_every_one_once_an_epoch(loaders: int) -> Non
 @pytest.mark.parametrize(
     ("name", "moment", "code", "reason"),
     [
-        ("run.py", r"[1-9]\d* sentences: held-out loss", 130, ""),
-        (
+        pytest.param("run.py", r"[1-9]\d* sentences: held-out loss", 130, "", id="run", marks=at_night),
+        pytest.param(
             "loader-1",
             r"loader-1 has",
             1,
             r"^run.py: (loader-1 ended with exit code 130|trainer ended with exit code 1)$",
+            id="loader",
+            marks=at_night,
         ),
-        ("trainer", r"held-out loss", 1, r"^run.py: trainer ended with exit code 130$"),
+        pytest.param("trainer", r"held-out loss", 1, r"^run.py: trainer ended with exit code 130$", id="trainer"),
     ],
-    ids=["run", "loader", "trainer"],
 )
 def test_an_interrupt_ends_all_of_the_sentences(name: str, moment: str, code: int, reason: str) -> None:
     """Whichever part it comes to: there is no traceback, and no process or file is left."""
@@ -344,12 +359,12 @@ def test_a_cluster_trains_variables_that_two_workers_share() -> None:
 @pytest.mark.parametrize(
     ("killed", "told"),
     [
-        (["/job:worker/task:0"], ["trainer0"]),
-        (["loader", "trainer1"], []),
-        (["/job:ps/task:0"], ["loader", "trainer0", "trainer1"]),  # the queue, and every second variable
-        (["/job:ps/task:1"], ["trainer0", "trainer1"]),  # variables alone
+        pytest.param(["/job:worker/task:0"], ["trainer0"], id="worker"),
+        pytest.param(["loader", "trainer1"], [], id="programs", marks=at_night),
+        # The queue, and every second variable; or variables alone.
+        pytest.param(["/job:ps/task:0"], ["loader", "trainer0", "trainer1"], id="ps-with-the-queue"),
+        pytest.param(["/job:ps/task:1"], ["trainer0", "trainer1"], id="ps", marks=at_night),
     ],
-    ids=["worker", "programs", "ps-with-the-queue", "ps"],
 )
 def test_a_cluster_goes_on_without_what_is_killed(killed: list[str], told: list[str]) -> None:
     """Who used it gets a typed error in time, nobody waits for ever, and the model is good enough in the end."""

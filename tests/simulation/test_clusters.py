@@ -1,6 +1,6 @@
 """Clusters under many seeds: sessions run steps through different masters while connections, nodes and servers fail.
 
-500 seeds of short histories in every run, 50,000 with
+250 seeds of short histories in every run, 50,000 with
 
     HYPOTHESIS_PROFILE=nightly python -m pytest tests/simulation/test_clusters.py
 """
@@ -28,7 +28,7 @@ from . import cluster_ops as ops
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SEEDS = 50_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 500
+SEEDS = 50_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 250
 SEEDS_EACH = 250
 
 CLUSTER = {"ps": ["sim://ps0"], "worker": ["sim://worker0", "sim://worker1"]}

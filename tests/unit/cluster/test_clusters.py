@@ -19,7 +19,7 @@ from aioflow.cluster._library import OpLibrary
 from aioflow.cluster._steps import TensorCame
 from aioflow.cluster._values import encode_value
 from aioflow.errors import TransportError
-from aioflow.graph import Output
+from aioflow.graph import Output, Task
 from aioflow.transport import Connection, Frame, find_transport
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +167,19 @@ async def test_a_session_between_tasks_that_was_started_anew_is_sent_parts_again
             other._send()
             await until(lambda: host.has_ended)
             assert await session.run(value) == 1
+
+
+async def test_the_error_of_a_value_that_cannot_be_given_names_the_task() -> None:
+    """Whose server was lost, and not the one that had the value."""
+    async with cluster() as (_, worker, other):
+        with flow.Graph(), flow.device(TASKS[2]):
+            value = flow.identity(1)
+        async with flow.Session(worker, config=CONFIG) as session:
+            await session.run(value)
+        await other.close()
+        with pytest.raises(flow.ConnectionLost, match=rf"\({TASKS[2]}\) is out of reach"):
+            while True:
+                await worker._service._neighbours.deliver(Task("worker", 1), "s", "key", encode_value(1))
 
 
 async def test_servers_forget_the_graphs_that_a_program_has_dropped() -> None:

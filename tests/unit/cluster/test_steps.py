@@ -149,6 +149,19 @@ def test_what_a_step_names_must_be_there(desk: Desk) -> None:
         desk.refused(desk.send(peer, message, encode_value(values)), "")
 
 
+def test_values_come_with_a_part(desk: Desk) -> None:
+    """By key, each as the bytes of its frame; what else is in their place is no client of ours."""
+    desk.hello(1)
+    register(desk, 1)
+    [packed] = encode_value(7)
+    assert desk.send(1, m.RunGraph(2, 1, "", FETCHES, []), encode_value(["a", packed])) == []
+    assert begun(desk).given == {"a": packed}
+    for peer, values in enumerate([["a"], ["a", 1], [1, packed], ["a", packed, "b"], {}, 1], 2):
+        desk.hello(peer)
+        register(desk, peer)
+        desk.refused(desk.send(peer, m.RunGraph(2, 1, "", FETCHES, []), encode_value(values)), "")
+
+
 def test_the_steps_of_a_lost_session_end(desk: Desk) -> None:
     """What they wait for is others'; if the session resumes it learns that its step was ended."""
     desk.connect(1, "s", beats=True)
