@@ -97,6 +97,14 @@ class Connection(Protocol):
         """
         ...
 
+    def allocate(self, nbytes: int) -> memoryview | None:
+        """Return memory to write in from which frames of this connection go without a copy; None where none is better.
+
+        It belongs to the caller until the last view of it is gone. What lies in a frame that was sent may not be
+        changed any more, as anywhere else.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close this end, after what was sent has been given to the other side or a bound of 1 s has passed."""
         ...

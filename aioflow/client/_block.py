@@ -8,11 +8,11 @@ import numpy as np
 
 from aioflow.errors import SpecMismatch
 from aioflow.queues import Segment
-from aioflow.specs import numpy_dtype
+from aioflow.specs import empty, numpy_dtype
 
 if TYPE_CHECKING:
     from aioflow.queues import QueueDefinition
-    from aioflow.specs import Array, Column
+    from aioflow.specs import Allocate, Array, Column
 
 __all__ = ["Block"]
 
@@ -23,18 +23,24 @@ _PYTHON_SCALARS: dict[str, type] = {"b": bool, "i": int, "u": int}
 class Block:
     """Rows to come, of a queue whose elements have one size.
 
+    Args:
+        definition: Of the queue.
+        row_bytes: Payload bytes of each row.
+        rows_max: How many it can hold.
+        allocate: Where they are gathered.
+
     Attributes:
         count: Rows in it.
         room: How many it can hold.
         row_bytes: Payload bytes of each.
     """
 
-    def __init__(self, definition: QueueDefinition, row_bytes: int, rows_max: int) -> None:
-        """Allocate nothing yet."""
+    def __init__(self, definition: QueueDefinition, row_bytes: int, rows_max: int, allocate: Allocate) -> None:
         self.count = 0
         self.room = rows_max
         self.row_bytes = row_bytes
         self._element = definition.element
+        self._shared = allocate
         self._is_named = definition.element.names is not None
         self._prioritised = definition.kind == "PriorityQueue"
         self._fits: list[tuple[np.dtype[Any], tuple[int | None, ...], tuple[type, ...]]] = []
@@ -104,5 +110,5 @@ class Block:
         return Segment(count, parts, self.row_bytes, parts[0] if self._prioritised else None)
 
     def _allocate(self) -> list[Array]:
-        self._columns = [np.empty((self.room, *shape), dtype) for dtype, shape, _ in self._fits]  # type: ignore[arg-type]
+        self._columns = [empty((self.room, *shape), dtype, self._shared) for dtype, shape, _ in self._fits]  # type: ignore[arg-type]
         return self._columns

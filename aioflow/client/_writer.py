@@ -52,6 +52,10 @@ class Writer:
         self._block: Block | None = None
         self._rows = 0
         self._bytes = 0
+        # What went of a group before it was full. The rest of it is the next one: a consumer of the same size finds its
+        # batches together again, and not each in two groups for as long as the producer runs.
+        self._gone_rows = 0
+        self._gone_bytes = 0
         self._calls: deque[tuple[Call, int]] = deque()
         self._error: BaseException | None = None
         self._refused = 0  # elements of groups that failed, beside `_error`
@@ -71,7 +75,7 @@ class Writer:
         definition = self._ref.definition
         if (row_bytes := definition.element.nbytes) is not None:
             rows_max = min(self._batch * GROWTH, -(-self._batch_bytes // max(1, row_bytes)))
-            self._block = Block(definition, row_bytes, rows_max)
+            self._block = Block(definition, row_bytes, rows_max, self._host.allocate)
         share = definition.capacity // 4 if definition.capacity > 0 else self._batch * GROWTH
         self._rows_max = max(self._batch, min(self._batch * GROWTH, share))
         self._is_open = True
@@ -104,14 +108,11 @@ class Writer:
             SessionError: The writer was not entered, or was left: use `async with queue.writer() as w`.
             QueueClosed: An earlier group found the queue closed; its elements were not accepted.
         """
+        if is_turn_due():
+            await begin_call()
+            await give_turn()
         block = self._block
-        if (
-            block is not None
-            and self._error is None
-            and self._may_buffer()
-            and not is_turn_due()
-            and block.add(element)
-        ):
+        if block is not None and self._error is None and self._may_buffer() and block.add(element):
             self._count(1, block.row_bytes)
         else:
             await self._write(element, many=False)
@@ -121,13 +122,14 @@ class Writer:
 
         They are grouped like single elements, and are not split. Waits and raises as `write`.
         """
+        if is_turn_due():
+            await begin_call()
+            await give_turn()
         block = self._block
-        if block is not None and self._error is None and self._may_buffer() and not is_turn_due():
-            rows = block.add_many(columns)
-            if rows:
-                self._count(rows, rows * block.row_bytes)
-                return
-        await self._write(columns, many=True)
+        if block is not None and self._error is None and self._may_buffer() and (rows := block.add_many(columns)):
+            self._count(rows, rows * block.row_bytes)
+        else:
+            await self._write(columns, many=True)
 
     async def flush(self) -> None:
         """Send what is buffered and wait until it is accepted; raises what went wrong with any of it."""
@@ -161,10 +163,12 @@ class Writer:
         calls = self._calls
         if len(calls) < GROUPS_MAX:
             return True
-        return not (self._is_full() or (self._rows >= self._batch and calls[0][0].waiter.is_set))
+        rows = self._gone_rows + self._rows
+        is_full = rows >= self._rows_max or self._gone_bytes + self._bytes >= self._batch_bytes
+        return not (is_full or (rows >= self._batch and calls[0][0].waiter.is_set))
 
-    def _is_full(self) -> bool:
-        return self._rows >= self._rows_max or self._bytes >= self._batch_bytes
+    def _is_ripe(self) -> bool:
+        return self._gone_rows + self._rows >= self._batch or self._gone_bytes + self._bytes >= self._batch_bytes
 
     def _count(self, rows: int, nbytes: int) -> None:
         """Count what was buffered just now, and send if it is enough."""
@@ -178,7 +182,7 @@ class Writer:
 
     def _send_if_ripe(self) -> bool:
         """Send what is buffered if it is enough and may go; say whether it went."""
-        is_ripe = (self._rows >= self._batch or self._bytes >= self._batch_bytes) and len(self._calls) < GROUPS_MAX
+        is_ripe = self._is_ripe() and len(self._calls) < GROUPS_MAX
         if is_ripe:
             self._send()
         return is_ripe
@@ -190,6 +194,9 @@ class Writer:
     def _send(self) -> None:
         """Start to enqueue what is buffered: one group for each run of elements of the same shape."""
         self._end_block()
+        is_whole = self._is_ripe()
+        self._gone_rows = 0 if is_whole else self._gone_rows + self._rows
+        self._gone_bytes = 0 if is_whole else self._gone_bytes + self._bytes
         while self._segments:
             shapes = _shapes(self._segments[0])
             group = list(itertools.takewhile(lambda segment: _shapes(segment) == shapes, self._segments))  # noqa: B023

@@ -21,7 +21,7 @@ from aioflow.cluster._answers import cut, pack_error
 from aioflow.cluster._codec import encode
 from aioflow.cluster._queue_requests import QueueRequests
 from aioflow.cluster._request_kinds import ONCE
-from aioflow.cluster._sessions import MakePage, PeerId, Session, Sessions, no_page
+from aioflow.cluster._sessions import AllocateFor, MakePage, PeerId, Session, Sessions, no_memory_for, no_page
 from aioflow.cluster._spec import TaskInfo
 from aioflow.cluster._steps import Steps
 from aioflow.cluster._tickets import Tickets
@@ -48,7 +48,13 @@ class Broker:
     """Serves the resources of one task to any number of peers."""
 
     def __init__(
-        self, resources: Resources, info: TaskInfo, lost_s: float, session_s: float, make_page: MakePage = no_page
+        self,
+        resources: Resources,
+        info: TaskInfo,
+        lost_s: float,
+        session_s: float,
+        make_page: MakePage = no_page,
+        allocate: AllocateFor = no_memory_for,
     ) -> None:
         self._resources = resources
         self._welcome = m.Welcome(
@@ -61,7 +67,7 @@ class Broker:
         self._ended: set[PeerId] = set()  # sent a Goodbye and not gone yet
         self._over = ""
         self._messages: list[tuple[PeerId, list[Frame]]] = []
-        self._tickets = Tickets(self._messages)
+        self._tickets = Tickets(self._messages, allocate)
         self._variables = Variables(resources, self._tickets)
         self._queues = queues = QueueRequests(resources, self._tickets, lost_s)
         self.steps = Steps(self._tickets)

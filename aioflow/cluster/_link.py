@@ -143,6 +143,10 @@ class Link:
             self._connection.send(*messages)
         self._tell()
 
+    def allocate(self, nbytes: int) -> memoryview | None:
+        """Return memory that the other side sees as well; None where there is none, or no connection."""
+        return None if self._connection is None else self._connection.allocate(nbytes)
+
     def send_soon(self) -> None:
         """Send once the tasks that run now have said what they have to say: together it costs little more than one."""
         if not self._is_due.is_set():

@@ -111,6 +111,10 @@ class RemoteHost:
 
     # Operations
 
+    def allocate(self, nbytes: int) -> memoryview | None:
+        """Return memory that the server sees as well, if there is any."""
+        return self._link.allocate(nbytes)
+
     def put(self, ref: QueueRef, segment: Segment) -> RemoteCall:
         """Enqueue the rows of a segment.
 

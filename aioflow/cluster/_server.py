@@ -80,7 +80,7 @@ class Server:
         info = TaskInfo(secrets.token_hex(8), self._job, self._task, tasks)
         session_s = self._config.session_s
         resources = Resources(np.random.default_rng, session_s=session_s, bytes_required=True, on_lost=_log_loss)
-        self._broker = Broker(resources, info, self._config.lost_s, session_s, _make_page)
+        self._broker = Broker(resources, info, self._config.lost_s, session_s, _make_page, self._allocate)
         self._service = StepService(
             info, self._config, self._credentials, OpLibrary(ops), self._broker, resources, self._send
         )
@@ -185,6 +185,10 @@ class Server:
         else:
             self._broker.receive(peer, message, rest, time)
         self._send()
+
+    def _allocate(self, peer: PeerId | None, nbytes: int) -> memoryview | None:
+        connection = self._connections.get(peer) if peer is not None else None
+        return None if connection is None else connection.allocate(nbytes)
 
     def lost(self, peer: PeerId) -> None:
         """Take out a peer that has gone."""

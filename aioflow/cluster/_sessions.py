@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from aioflow.resources import QueueRef, QueueResource
     from aioflow.transport import Frame
 
-__all__ = ["Call", "MakePage", "PeerId", "Session", "Sessions", "no_page"]
+__all__ = ["AllocateFor", "Call", "MakePage", "PeerId", "Session", "Sessions", "no_memory_for", "no_page"]
 
 PeerId = int
 # Makes the page of a session for its receipts, if it can have one.
 MakePage = Callable[[str], "ReceiptsPage | None"]
+
+# Returns memory of so many bytes from which a peer is sent rows without a copy, if there is any.
+AllocateFor = Callable[[PeerId | None, int], memoryview | None]
 
 # How late an expiry may come on a busy machine; later than that and than a tenth of `lost_s`, the server itself stood.
 LATE_S = 0.25
@@ -37,6 +40,10 @@ LATE_S = 0.25
 
 def no_page(_: str) -> None:
     """Give a session no page: it acknowledges by messages alone."""
+
+
+def no_memory_for(_: PeerId | None, __: int) -> None:
+    """Have rows gathered in memory from nowhere in particular."""
 
 
 @dataclass(slots=True, eq=False)

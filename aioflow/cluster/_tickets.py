@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aioflow.cluster import _messages as m
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioflow.cluster._messages import Message
-    from aioflow.cluster._sessions import Call, PeerId, Session
+    from aioflow.cluster._sessions import AllocateFor, Call, PeerId, Session
     from aioflow.queues import Effect, Recall, Ticket
     from aioflow.resources import QueueResource
     from aioflow.transport import Frame
@@ -24,12 +25,18 @@ __all__ = ["Tickets"]
 
 
 class Tickets:
-    """The tickets of a broker's queues; answers go to the end of `messages`."""
+    """The tickets of a broker's queues.
 
-    def __init__(self, messages: list[tuple[PeerId, list[Frame]]]) -> None:
+    Args:
+        messages: Answers go to its end.
+        allocate: Where rows are gathered.
+    """
+
+    def __init__(self, messages: list[tuple[PeerId, list[Frame]]], allocate: AllocateFor) -> None:
         self.owners: dict[tuple[QueueResource, Ticket], tuple[Session, int]] = {}
         self.watched: dict[tuple[QueueResource, Ticket], Callable[[Effect], None]] = {}  # calls of nodes of graphs
         self._messages = messages
+        self._allocate = allocate
 
     # What requests say of earlier ones
 
@@ -145,7 +152,7 @@ class Tickets:
         elif isinstance(effect, Completed) and effect.rows is not None:
             element = queue.definition.element
             check_batch(effect.rows, element)
-            columns = gather(effect.rows, element)
+            columns = gather(effect.rows, element, partial(self._allocate, session.peer))
             described = describe_columns(columns, [component.dtype for component in element.components])
             frames = encode_columns(columns)
             check_frames(frames, f"a batch of {effect.rows.count} elements", QueueError)  # of strings, known only now

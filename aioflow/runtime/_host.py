@@ -136,6 +136,10 @@ class Host(Protocol):
     lost_s: float
     seen: set[QueueKey]
 
+    def allocate(self, nbytes: int) -> memoryview | None:
+        """Return memory to write rows in that are put soon after; None where none is better than any other."""
+        ...
+
     def put(self, ref: QueueRef, segment: Segment) -> Call:
         """Enqueue the rows of a segment."""
         ...

@@ -177,6 +177,10 @@ class LocalHost:
         check_task(device, key, self._jobs, self._task, self._tasks)
         return self
 
+    def allocate(self, nbytes: int) -> memoryview | None:  # noqa: ARG002 - nothing is sent
+        """None: rows stay where they are."""
+        return None
+
     def put(self, ref: QueueRef, segment: Segment) -> _Call:
         """Enqueue the rows of a segment."""
         queue = self._attach(ref, puts=True)

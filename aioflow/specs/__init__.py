@@ -3,7 +3,19 @@
 `_dtypes` is the closed table, `_spec` what constructors say, `_convert` the rules for values, `_columns` the storage.
 """
 
-from aioflow.specs._columns import Array, Column, Index, Strings, column_row_bytes, join_columns, pad_column, take_rows
+from aioflow.specs._columns import (
+    Allocate,
+    Array,
+    Column,
+    Index,
+    Strings,
+    column_row_bytes,
+    empty,
+    join_columns,
+    no_memory,
+    pad_column,
+    take_rows,
+)
 from aioflow.specs._convert import to_columns, to_host
 from aioflow.specs._dtypes import DTYPES, STRING_DTYPES, dtype_name, numpy_dtype
 from aioflow.specs._spec import ElementSpec, Shape, TensorSpec, parse_dtypes, parse_names, parse_shape, parse_shapes
@@ -11,6 +23,7 @@ from aioflow.specs._spec import ElementSpec, Shape, TensorSpec, parse_dtypes, pa
 __all__ = [
     "DTYPES",
     "STRING_DTYPES",
+    "Allocate",
     "Array",
     "Column",
     "ElementSpec",
@@ -20,7 +33,9 @@ __all__ = [
     "TensorSpec",
     "column_row_bytes",
     "dtype_name",
+    "empty",
     "join_columns",
+    "no_memory",
     "numpy_dtype",
     "pad_column",
     "parse_dtypes",

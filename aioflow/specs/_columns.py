@@ -6,6 +6,8 @@ a server can hold and pass them on without decoding any.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +18,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Array", "Column", "Index", "Strings", "column_row_bytes", "join_columns", "pad_column", "take_rows"]
+__all__ = [
+    "Allocate",
+    "Array",
+    "Column",
+    "Index",
+    "Strings",
+    "column_row_bytes",
+    "empty",
+    "join_columns",
+    "no_memory",
+    "pad_column",
+    "take_rows",
+]
 
 # NumPy has at most 64 dimensions, and the rows are one.
 RANK_MAX = 63
@@ -24,6 +38,8 @@ RANK_MAX = 63
 Array: TypeAlias = "NDArray[Any]"
 Index: TypeAlias = "slice | NDArray[np.intp]"
 Column: TypeAlias = "Array | Strings"
+# Returns memory of so many bytes that goes to where it is sent without a copy, if there is any.
+Allocate: TypeAlias = Callable[[int], memoryview | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,16 @@ class Strings:
         """Store values, in C order, as rows of a shape (rows in front)."""
         lengths = np.fromiter((len(value) for value in values), np.int64, len(values))
         return cls(lengths.reshape(shape), np.frombuffer(b"".join(values), np.uint8))
+
+
+def no_memory(_: int) -> None:
+    """Have memory from nowhere in particular."""
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], allocate: Allocate) -> Array:
+    """Return an array that is not filled yet, in memory that was allocated for it, or any where there is none."""
+    memory = allocate(math.prod(shape) * dtype.itemsize)
+    return np.empty(shape, dtype) if memory is None else np.frombuffer(memory, np.uint8).view(dtype).reshape(shape)
 
 
 def take_rows(column: Column, index: Index) -> Column:

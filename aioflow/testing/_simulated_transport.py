@@ -79,6 +79,10 @@ class SimulatedConnection:
                 raise LocalProtocolError(f"a message to {self._peer} has no frame; send at least one")
             self.end.send([bytes(frame) for frame in frames])
 
+    def allocate(self, nbytes: int) -> memoryview | None:  # noqa: ARG002 - as said
+        """None: nothing is copied."""
+        return None
+
     async def aclose(self) -> None:
         """Close this end; what was sent is on its way, and arrives before the other learns of it."""
         self._end(self.end.close)

@@ -263,6 +263,24 @@ async def beats_are_answered_until_they_are_closed(make_transport: MakeTransport
         assert answered[0] > 1
 
 
+async def allocated_memory_is_sent_as_it_was_written(make_transport: MakeTransport, make_address: MakeAddress) -> None:
+    """Memory of a connection is the sender's until it is let go of, also while the other side has what was sent."""
+    async with _stage(make_transport, make_address) as stage:
+        near, far = await stage.join()
+        sent: list[tuple[bytes, ...]] = [(b"hello",)]
+        for size in (1, 5_000, 2_000_000, 2_000_000, 2_000_000):
+            memory = far.connection.allocate(size) or memoryview(bytearray(size))
+            assert memory.nbytes == size
+            value = b"%d" % (len(sent) % 10)
+            memory[:] = size * value
+            frames = memory[: size // 2], memory[size // 2 :], memory
+            far.connection.send([frame.toreadonly() for frame in frames if frame])
+            sent.append(tuple(len(frame) * value for frame in frames if frame))
+            await near.wait_messages(len(sent) - 1)
+            assert bytes(memory) == size * value
+        assert near.messages == sent[1:]
+
+
 async def delivery_is_not_reentrant(make_transport: MakeTransport, make_address: MakeAddress) -> None:
     """`received` never runs inside a `send` or inside another `received`; answers sent from within it arrive."""
     async with _stage(make_transport, make_address) as stage:
@@ -360,6 +378,7 @@ TRANSPORT_CHECKS: tuple[Check, ...] = (
     an_abort_within_a_message_is_the_last_of_it,
     both_ends_know_whether_they_are_local,
     beats_are_answered_until_they_are_closed,
+    allocated_memory_is_sent_as_it_was_written,
     delivery_is_not_reentrant,
     random_cancels_lose_nothing,
     an_address_belongs_to_one_listener,

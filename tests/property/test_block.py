@@ -32,7 +32,7 @@ def test_a_block_takes_what_the_rules_take(data: st.DataObject) -> None:
     element = ElementSpec(tuple(data.draw(st.lists(SPECS, min_size=1, max_size=3), "specs")))
     row_bytes = element.nbytes
     assert row_bytes is not None
-    block = Block(QueueDefinition("FIFOQueue", element, 10), row_bytes, 5)
+    block = Block(QueueDefinition("FIFOQueue", element, 10), row_bytes, 5, lambda _: None)
     expected: list[tuple[Any, ...]] = []
     for _ in range(5):
         parts = [data.draw(component_values(spec) | ANY, "value") for spec in element.components]
@@ -58,7 +58,7 @@ def test_exact_arrays_go_the_quick_way(data: st.DataObject) -> None:
     """An array or a NumPy scalar of the dtype and shape is taken as it is."""
     spec = data.draw(SPECS, "spec")
     element = ElementSpec((spec,))
-    block = Block(QueueDefinition("FIFOQueue", element, 10), element.nbytes or 0, 5)
+    block = Block(QueueDefinition("FIFOQueue", element, 10), element.nbytes or 0, 5, lambda _: None)
     array = np.asarray(data.draw(component_values(spec), "value"), numpy_dtype(spec.dtype))
     assert block.add(array)
     assert block.add((array,))

@@ -72,6 +72,10 @@ class End:
             if not self._closing and self._other is not None and not self._other.finished:
                 self._other._arrive([_kept(frame) for frame in frames])  # noqa: SLF001
 
+    def allocate(self, nbytes: int) -> memoryview | None:  # noqa: ARG002 - all memory is shared here
+        """None: frames are handed over as they are."""
+        return None
+
     async def aclose(self) -> None:
         """Close this end after the other has been handed what was sent, bounded by `CLOSE_S`."""
         other = self._other

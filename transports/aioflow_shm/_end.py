@@ -163,6 +163,16 @@ class End:
             elif was_empty:
                 self.flush()
 
+    def allocate(self, nbytes: int) -> memoryview | None:
+        """Return memory that the other side sees, or None where there is none left, or so little is better copied."""
+        if not self._is_open or self._loss is not None or self._generation != current_generation():
+            return None
+        memory = self._segments.allocate(nbytes)
+        if self._segments.made:  # so that it is mapped by the time that it is sent
+            self._outbox.tell_of_segments()
+            self.flush()
+        return memory
+
     def flush(self) -> None:
         """Write what the other side takes; the rest when it takes more."""
         if not self._outbox.flush():

@@ -134,7 +134,7 @@ class Outbox:
         self._loose_bytes -= sealed_bytes
         if messages or self._leases.has_ended:
             self._pack(messages)
-        self._tell_of_segments()
+        self.tell_of_segments()
 
     def _is_awaited(self, frames: Sequence[Frame], sizes: Sequence[int]) -> bool:
         """Whether a message waits for memory that the other side is about to map: it reads nothing before it has."""
@@ -149,7 +149,8 @@ class Outbox:
             self._packet = ((numbers(LONG, size & _LOW, size >> 32),), None)
             self._long = _slices(parts)
 
-    def _tell_of_segments(self) -> None:
+    def tell_of_segments(self) -> None:
+        """Tell the other side of memory that was made, and of what it may forget."""
         segments = self._segments
         if segments.made:
             for number, size in segments.made:

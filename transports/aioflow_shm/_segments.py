@@ -14,12 +14,13 @@ import fcntl
 import logging
 import mmap
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import ref
 
 from aioflow_shm._limits import FOREIGN_MAX, MEMORY_FROM, SEGMENT_BYTES, SEGMENTS_MAX, SHARE_OF_ONE_FRAME
-from aioflow_shm._views import check_descriptor, find_view
+from aioflow_shm._places import Place, Segment
+from aioflow_shm._views import check_descriptor, find_owner
 
 if TYPE_CHECKING:
     from aioflow.transport import Frame
@@ -28,29 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("aioflow.shm")
 
-_POISON = 0xA5
 _NUMBERS = 1 << 32
-
-
-@dataclass(slots=True, eq=False)
-class Segment:
-    """Memory with places of one size.
-
-    Attributes:
-        number: Its name on the wire.
-        place_bytes: The size of a place.
-        memory: All of it.
-        is_mapped: Whether the other side has mapped it.
-        free: Where the free places begin.
-        used: How many are in use.
-    """
-
-    number: int
-    place_bytes: int
-    memory: mmap.mmap
-    is_mapped: bool = False
-    free: list[int] = field(default_factory=list)
-    used: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -102,38 +81,54 @@ class Segments:
         """Whether there will be a place for a frame as soon as the other side has answered, which it is asked here."""
         if size < MEMORY_FROM or self._is_refused:
             return False
-        if (found := find_view(frame)) is not None:
-            foreign = self._foreign_of(found[0])
+        owner, _ = find_owner(frame)
+        if isinstance(owner, Place):
+            if self._is_own(owner):
+                return not owner.segment.is_mapped
+        elif owner is not None:
+            foreign = self._foreign_of(owner)
             if foreign is not None and (foreign.is_mapped or not foreign.is_answered):
                 return not foreign.is_mapped
         place_bytes = _place_bytes(size)
-        segments = self._by_size.setdefault(place_bytes, [])
+        segments = self._collected(place_bytes)
         if any(segment.free and segment.is_mapped for segment in segments):
             return False
-        return not all(segment.is_mapped for segment in segments) or self._make(place_bytes)
+        return not all(segment.is_mapped for segment in segments) or self._make(place_bytes) is not None
 
     def put(self, frame: Frame, size: int) -> Reference | None:
         """Return where a frame lies, or to where it was copied; None where it is too small, or there is no place.
 
-        A frame that lies in a segment of the other direction, or of another connection, stays there.
+        A frame that was written in a place, or that lies in a segment of the other direction or of another connection,
+        stays there.
         """
         if size < MEMORY_FROM or self._is_refused:
             return None
-        if (found := find_view(frame)) is not None and (reference := self._pass_on(*found, size)) is not None:
+        owner, start = find_owner(frame)
+        if isinstance(owner, Place):
+            if self._is_own(owner) and owner.segment.is_mapped:
+                owner.segment.share(owner.start)
+                return self._lease(owner.segment, owner.start, owner.start + start, size)
+        elif owner is not None and (reference := self._pass_on(owner, start, size)) is not None:
             return reference
         place_bytes = _place_bytes(size)
-        segments = self._by_size.setdefault(place_bytes, [])
+        segments = self._collected(place_bytes)
         segment = next((segment for segment in reversed(segments) if segment.free and segment.is_mapped), None)
         if segment is None:
             if all(segment.is_mapped for segment in segments):
                 self._make(place_bytes)
             return None
-        start = segment.free.pop()
-        segment.used += 1
+        start = segment.take()
         segment.memory[start : start + size] = frame if isinstance(frame, bytes) else frame.cast("B")
-        lease = self._number_lease()
-        self._leases[lease] = (segment, start)
-        return segment.number, start, size, lease
+        return self._lease(segment, start, start, size)
+
+    def allocate(self, size: int) -> memoryview | None:
+        """Return a place to write in; None where so much is too small to go in memory, or there is no place."""
+        if size < MEMORY_FROM or self._is_refused:
+            return None
+        place_bytes = _place_bytes(size)
+        segments = self._collected(place_bytes)
+        segment = next((segment for segment in reversed(segments) if segment.free), None) or self._make(place_bytes)
+        return None if segment is None else segment.take_place(size).data
 
     def answered(self, number: int, *, is_mapped: bool) -> None:
         """Learn whether the other side has mapped a segment; once it could not, it is told of no more."""
@@ -162,10 +157,7 @@ class Segments:
         if is_kept:
             self._drop(segment)
             return
-        if self._poison:
-            segment.memory[start : start + segment.place_bytes] = bytes([_POISON]) * segment.place_bytes
-        segment.free.append(start)
-        segment.used -= 1
+        segment.give_back(start, poison=self._poison)
 
     def descriptor(self, number: int) -> int:
         """Return the descriptor of a segment that the other side is to be told of."""
@@ -184,31 +176,46 @@ class Segments:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-        for segment in self._segments.values():
-            segment.memory.close()
         self._segments.clear()
         self._by_size.clear()
         self._leases.clear()
         self.made.clear()
         self._is_refused = True
 
-    def _make(self, place_bytes: int) -> bool:
-        """Make a segment, if there is room for it; say whether there was."""
+    def _collected(self, place_bytes: int) -> list[Segment]:
+        """Return the segments with places of a size, with what came back of them."""
+        segments = self._by_size.setdefault(place_bytes, [])
+        for segment in segments:
+            segment.collect(poison=self._poison)
+        return segments
+
+    def _is_own(self, place: Place) -> bool:
+        """Whether a place is in a segment of this connection which is still in use."""
+        return self._segments.get(place.segment.number) is place.segment
+
+    def _lease(self, segment: Segment, place: int, start: int, size: int) -> Reference:
+        """Return a reference to what lies in a place, which is in use until its lease ends."""
+        lease = self._number_lease()
+        self._leases[lease] = (segment, place)
+        return segment.number, start, size, lease
+
+    def _make(self, place_bytes: int) -> Segment | None:
+        """Make a segment, if there is room for it."""
         size = max(1, SEGMENT_BYTES // place_bytes) * place_bytes
         if place_bytes * SHARE_OF_ONE_FRAME > self._bytes_max or not self._make_room(size):
-            return False
+            return None
         try:
             fd, memory = _new_memory(size)
         except OSError as error:
             logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, error)
             self._is_refused = True
-            return False
+            return None
         number = self._offer(fd, size)
         segment = Segment(number, place_bytes, memory, free=list(range(0, size, place_bytes)))
         self._segments[number] = segment
         self._by_size[place_bytes].append(segment)
         self._bytes += size
-        return True
+        return segment
 
     def _offer(self, fd: int, size: int) -> int:
         """Have the other side told of memory; return its number."""
@@ -229,7 +236,7 @@ class Segments:
             return None
         lease = self._number_lease()
         self._passed[lease] = view
-        return foreign.number, start, size, lease
+        return foreign.number, view.start + start, size, lease
 
     def _foreign_of(self, view: View) -> _Foreign | None:
         """Return what the other side is told of a view's memory; None where it cannot be told."""
@@ -250,7 +257,7 @@ class Segments:
         for segment in tuple(self._segments.values()):
             if self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX:
                 return True
-            if not segment.used and segment.is_mapped:
+            if not segment.is_used and segment.is_mapped:
                 self._drop(segment)
         return self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX
 
@@ -262,7 +269,6 @@ class Segments:
         del self._segments[segment.number]
         self._by_size[segment.place_bytes].remove(segment)
         self._bytes -= len(segment.memory)
-        segment.memory.close()
 
 
 def _place_bytes(size: int) -> int:

@@ -1,4 +1,4 @@
-"""Memory that was received: what is mapped, views of it, and how a view is found again in what was made of it."""
+"""Memory that was received: what is mapped, views of it, and how one is found again in what was made of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from aioflow_shm._forks import current_generation, fork_count
 from aioflow_shm._limits import SHARE_OF_DESCRIPTORS
+from aioflow_shm._places import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,18 +95,17 @@ class Lease(ref[View]):
         self.generation = current_generation()
 
 
-def find_view(frame: Frame) -> tuple[View, int] | None:
-    """Return the view in whose memory a frame lies, and where in its segment; None where it lies elsewhere."""
+def find_owner(frame: Frame) -> tuple[View | Place | None, int]:
+    """Return the view or the place in whose memory a frame lies, and where in it; None where it lies elsewhere."""
     owner = frame
-    while not isinstance(owner, View):
+    while not isinstance(owner, (View, Place)):
         if isinstance(owner, memoryview):
             owner = owner.obj  # type: ignore[assignment]
         elif isinstance(owner, np.ndarray):
             owner = owner.base
         else:
-            return None
-    start = _address(np.frombuffer(frame, np.uint8)) - _address(owner)
-    return owner, owner.start + start
+            return None, 0
+    return owner, _address(np.frombuffer(frame, np.uint8)) - _address(owner)
 
 
 def check_descriptor(fd: int) -> None:

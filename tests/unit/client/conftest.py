@@ -121,6 +121,9 @@ class FakeHost:
         self.asked = (0, 0)
         self.seen: set[QueueKey] = set()
 
+    def allocate(self, nbytes: int) -> memoryview | None:
+        return None
+
     def put(self, ref: QueueRef, segment: Segment) -> FakeCall:
         """Start a put."""
         column: Any = segment.columns[0]  # of numbers

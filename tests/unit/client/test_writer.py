@@ -258,6 +258,22 @@ async def test_what_was_written_is_sent_after_a_while(fake_queue: Any) -> None:
             tasks.cancel_scope.cancel()
 
 
+async def test_a_group_that_went_in_part_is_completed(fake_queue: Any) -> None:
+    """What follows an early flush is its rest, so that later groups are where they would have been without it."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(answer_all, fake_queue)
+        async with fake_queue.writer(batch=4, delay_s=60) as writer:
+            await writer.write(0)
+            await writer.flush()
+            await writer.write_many([1, 2])
+            await writer.flush()
+            for i in range(3, 12):
+                await writer.write(i)
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert fake_queue.host.log == ["put [0]", "put [1, 2]", "put [3]", "put [4, 5, 6, 7]", "put [8, 9, 10, 11]"]
+
+
 @pytest.mark.parametrize("kind", ["FIFOQueue", "PriorityQueue"])
 async def test_elements_come_out_as_they_went_in(kind: str) -> None:
     """Whatever way an element takes through a writer: exact arrays, those to convert, and rows in chunks."""

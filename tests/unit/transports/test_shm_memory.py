@@ -108,6 +108,65 @@ def _mappings_of(frame: Frame) -> int:
     return inodes.count(found)
 
 
+async def test_what_is_written_in_a_place_is_not_copied(open_pair: OpenPair) -> None:
+    """A frame lies where it was written, and its place is used again when both sides have let go of it."""
+    async with open_pair() as pair:
+        connection = pair.far.connection
+        addresses: list[int] = []
+        kept: list[Frame] = []
+        for value in range(5):
+            memory = connection.allocate(SIZE)
+            assert memory is not None
+            memory[:] = bytes([value]) * SIZE
+            addresses.append(_address(memory))
+            number = len(pair.taker.messages)
+            connection.send([memory[SIZE // 2 :]])
+            await pair.taker.wait_messages(number + 1)
+            frame = pair.taker.frames.pop()
+            assert _is_in_memory(frame)
+            assert bytes(frame) == bytes([value]) * (SIZE - SIZE // 2)
+            if value == 1:  # the other side has let go of it, this one has not
+                kept.append(memory)
+            del memory
+            if value == 2:  # and the other way round
+                kept.append(frame)
+            del frame
+            await pair.tell()
+        assert addresses[0] == addresses[1] != addresses[2] != addresses[3] == addresses[4]
+        assert [bytes(frame[: SIZE // 2]) for frame in kept] == [bytes([value]) * (SIZE // 2) for value in (1, 2)]
+
+
+async def test_there_are_no_places_without_end(open_pair: OpenPair) -> None:
+    """What is written in none is sent all the same; a place that is dropped unsent is free again."""
+    async with open_pair(memory_bytes=8 * SIZE) as pair:
+        connection = pair.far.connection
+        assert connection.allocate(100) is None
+        places = []
+        while (memory := connection.allocate(SIZE)) is not None:
+            places.append(memory)
+        assert 3 <= len(places) <= 8
+        assert bytes(await pair.take(1)) == bytes([1]) * SIZE
+        del memory
+        dropped = _address(places.pop())
+        again = connection.allocate(SIZE)
+        assert again is not None
+        assert _address(again) == dropped
+
+
+async def test_a_place_outlives_its_connection(open_pair: OpenPair) -> None:
+    """It can be written, and what is in it goes through another connection."""
+    async with open_pair() as pair:
+        memory = pair.far.connection.allocate(SIZE)
+        assert memory is not None
+    assert pair.far.connection.allocate(SIZE) is None
+    memory[:] = bytes([7]) * SIZE
+    async with open_pair() as pair:
+        number = len(pair.taker.messages)
+        pair.far.connection.send([memory.toreadonly()])
+        await pair.taker.wait_messages(number + 1)
+        assert bytes(pair.taker.frames.pop()) == bytes([7]) * SIZE
+
+
 async def test_memory_is_used_again(open_pair: OpenPair) -> None:
     """The first frame waits until memory is mapped; then each lies where the last one lay."""
     async with open_pair() as pair:

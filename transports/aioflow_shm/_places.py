@@ -1,0 +1,118 @@
+"""Memory of the sender's: a segment has places of one size, and who writes in one keeps it as long as it likes.
+
+A place is in use while an array of it is left on this side, or a frame of it is on the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+from weakref import ref
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable
+
+__all__ = ["Place", "Segment"]
+
+_POISON = 0xA5
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """Memory with places of one size.
+
+    Attributes:
+        number: Its name on the wire.
+        place_bytes: The size of a place.
+        memory: All of it.
+        is_mapped: Whether the other side has mapped it.
+        free: Where the free places begin.
+    """
+
+    number: int
+    place_bytes: int
+    memory: mmap.mmap
+    is_mapped: bool = False
+    free: list[int] = field(default_factory=list)
+    _users: dict[int, int] = field(default_factory=dict)
+    _places: dict[int, _Gone] = field(default_factory=dict)
+    _gone: deque[int] = field(default_factory=deque)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a place is in use."""
+        self.collect()
+        return bool(self._users)
+
+    def take(self) -> int:
+        """Take a free place into use; return where it begins."""
+        start = self.free.pop()
+        self._users[start] = 1
+        return start
+
+    def take_place(self, size: int) -> Place:
+        """Take a free place into use until the last array of it is gone."""
+        start = self.take()
+        place = Place.of(self, start, size)
+        self._places[start] = _Gone(place, self._note_gone, start)
+        return place
+
+    def share(self, start: int) -> None:
+        """Have one more user of a place that is in use."""
+        self._users[start] += 1
+
+    def give_back(self, start: int, *, poison: bool = False) -> None:
+        """Have one user less."""
+        self._users[start] -= 1
+        if not self._users[start]:
+            del self._users[start]
+            if poison:
+                self.memory[start : start + self.place_bytes] = bytes([_POISON]) * self.place_bytes
+            self.free.append(start)
+
+    def collect(self, *, poison: bool = False) -> None:
+        """Take back the places of which no array is left."""
+        while self._gone:
+            self.give_back(self._gone.popleft(), poison=poison)
+
+    def _note_gone(self, gone: _Gone) -> None:
+        """Note it, in whatever thread: of these calls none can be interrupted."""
+        if self._places.pop(gone.start, None) is not None:
+            self._gone.append(gone.start)
+
+
+class Place(np.ndarray[tuple[int], np.dtype[np.uint8]]):
+    """A place that is written in. Whoever keeps memory of it, through however many views and arrays, keeps it.
+
+    Attributes:
+        segment: Where it is.
+        start: Where in it the place begins.
+    """
+
+    segment: Segment
+    start: int
+
+    @classmethod
+    def of(cls, segment: Segment, start: int, size: int) -> Self:
+        """Make an array of a place."""
+        place = np.frombuffer(segment.memory, np.uint8, size, start).view(cls)
+        place.segment = segment
+        place.start = start
+        return place
+
+
+class _Gone(ref[Place]):
+    """Tells when a place's last array is gone."""
+
+    __slots__ = ("start",)
+
+    def __new__(cls, place: Place, callback: Callable[[Any], None], start: int) -> Self:  # noqa: ARG004
+        """Make a weak reference, which knows nothing of places."""
+        return super().__new__(cls, place, callback)
+
+    def __init__(self, place: Place, callback: Callable[[Any], None], start: int) -> None:  # noqa: ARG002
+        self.start = start
