@@ -14,10 +14,14 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+import numpy as np
+
 from aioflow.client._values import check_batch, check_count, reader
 from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
 from aioflow.names import DeviceName
 from aioflow.runtime import CopyAhead, begin_call, complete_get, complete_request, is_turn_due
+from aioflow.specs import STRING_DTYPES, column_row_bytes
+from aioflow.transport import FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,14 +29,14 @@ if TYPE_CHECKING:
     from aioflow.client._queue import Queue
     from aioflow.queues import QueueDefinition
     from aioflow.runtime import Host, Request
-    from aioflow.specs import Column
+    from aioflow.specs import Dense
 
 __all__ = ["Batches"]
 
 logger = logging.getLogger("aioflow.session")
 
-# Where elements have no fixed size, or the capacity allows no larger runs, so many single ones are asked for ahead:
-# enough to cover a round trip.
+# Where the size of elements is not known, or the capacity allows no larger runs, so many single ones are asked for
+# ahead: enough to cover a round trip.
 ELEMENTS_AHEAD = 16
 
 # What one request may bring: as many batches as have about a megabyte, but no more than these, nor than a quarter of
@@ -77,6 +81,7 @@ class Batches:
         self._device = None if device is None else DeviceName.parse(device)
         self._ahead: CopyAhead | None = None  # where batches go to a device
         self._runs = 1
+        self._varies = False
         self._host: Host | None = None
         self._quick_host: Host | None = None  # the same, where steps may do without a wait
         self._requests: deque[Request] = deque()
@@ -119,7 +124,7 @@ class Batches:
                 raise
             if not request.rows_left:
                 requests.popleft()
-                self._refill(host)
+                self._refill(host, columns)
             return self._to_user(columns)
         return await self._step()
 
@@ -168,17 +173,21 @@ class Batches:
         definition = self._ref.definition
         if not self._single:
             check_batch(definition, self._n, queue.name)
-        self._runs = _runs(definition, self._n, ELEMENTS_MAX if self._single else BATCHES_MAX)
-        if self._single:
-            size = definition.element.nbytes or 1
-            self._prefetch = max(2, min(ELEMENTS_AHEAD, REQUEST_BYTES // size) // self._runs)
+        self._size_up(definition.element.nbytes)
         if self._device is not None:
             await self._begin_copies(self._device)
         on_device = self._ahead is not None
+        self._varies = self._prefetch > 0 and not on_device and _is_sized_up_anew(definition)
         self._to_user = reader(definition.element, single=self._single, copy=self._copy, on_device=on_device)
         self._quick_host = None if on_device else host
         self._host = host
         return host
+
+    def _size_up(self, size: int | None) -> None:
+        """Find out how much to ask for at once, of elements of so many bytes; None where that is not known."""
+        self._runs = _runs(self._ref.definition, size, self._n, ELEMENTS_MAX if self._single else BATCHES_MAX)
+        if self._single:
+            self._prefetch = max(2, min(ELEMENTS_AHEAD, REQUEST_BYTES // (size or 1)) // self._runs)
 
     async def _begin_copies(self, name: DeviceName) -> None:
         """Find the device; one without streams is the host itself, and nothing is copied."""
@@ -189,7 +198,7 @@ class Batches:
             if not self._prefetch:
                 self._runs = 1
 
-    async def _next(self, host: Host) -> tuple[Column, ...]:
+    async def _next(self, host: Host) -> tuple[Dense, ...]:
         in_hand = self._requests and self._requests[0].rows_left
         ahead = self._ahead
         # What is copied may be lost meanwhile, which only a request shows: without prefetch it takes one for each step.
@@ -213,7 +222,7 @@ class Batches:
         if self._recall_rest or self._ended:
             self._give_back(0)
         elif not request.rows_left:
-            self._refill(host)
+            self._refill(host, columns)
         if ahead is not None:
             self._copy_ahead()
         return columns
@@ -226,7 +235,9 @@ class Batches:
                 if not self._ahead.begin(request, self._n) and not request.waiter.is_set:
                     request.waiter.when_set(self._on_rows)
 
-    def _refill(self, host: Host) -> None:
+    def _refill(self, host: Host, columns: tuple[Dense, ...]) -> None:
+        if self._varies:  # take what comes to be as large as these elements are, when they are padded
+            self._size_up(sum(int(np.mean(column_row_bytes(column))) for column in columns))
         with suppress(AioflowError):  # the step has its rows; the next one meets what is wrong
             self._ask(host, self._prefetch)
 
@@ -258,9 +269,22 @@ class Batches:
         self._give_back(0)
 
 
-def _runs(definition: QueueDefinition, count: int, runs_max: int) -> int:
-    """How many times `count` elements one request may bring; 1 where elements vary, since padding is by the batch."""
-    size = definition.element.nbytes
+def _is_sized_up_anew(definition: QueueDefinition) -> bool:
+    """Whether elements vary in size and may still come in runs: batches are cut, and only then padded, where they come.
+
+    Strings are padded where they are sent; elements of several ranks go one by one; and what a queue can hold must fit
+    into one message, however much larger than the last elements the next ones are.
+    """
+    element = definition.element
+    known = [
+        component.shape is not None and not (component.dtype in STRING_DTYPES and None in component.shape)
+        for component in element.components
+    ]
+    return element.nbytes is None and all(known) and definition.bytes_max <= FRAME_BYTES_MAX
+
+
+def _runs(definition: QueueDefinition, size: int | None, count: int, runs_max: int) -> int:
+    """How many times `count` elements of `size` bytes one request may bring; 1 where their size is not known."""
     if size is None:
         return 1
     elements = min(REQUEST_BYTES, definition.bytes_max // SHARE) // max(1, size)

@@ -90,11 +90,12 @@ class Block:
         self.count = row + rows
         return rows
 
-    def add_row(self, columns: tuple[Column, ...]) -> None:
-        """Copy in columns of one row, for which there is room."""
+    def add_row(self, columns: tuple[Column, ...]) -> bool:
+        """Copy in columns of one row, for which there is room: true."""
         for column, given in zip(self._columns or self._allocate(), columns, strict=True):
             column[self.count : self.count + 1] = given
         self.count += 1
+        return True
 
     def take(self) -> Segment:
         """Return the rows, and begin anew; few rows are copied, so that they do not keep the memory of many."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aioflow.client._queue import Queue
     from aioflow.resources import QueueKey
     from aioflow.runtime import Call, Host
-    from aioflow.specs import Column
+    from aioflow.specs import Dense
 
 __all__ = ["QueueNodes"]
 
@@ -145,7 +145,7 @@ class _Source:
         self.held: dict[Taken, None] = {}
         self._waiting_long = 0
 
-    async def wait(self, call: Call) -> tuple[Column, ...]:
+    async def wait(self, call: Call) -> tuple[Dense, ...]:
         """Wait for rows and do not acknowledge them."""
         try:
             with anyio.move_on_after(HOLD_S):

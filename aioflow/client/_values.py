@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioflow.queues import QueueDefinition
-    from aioflow.specs import Column, TensorSpec
+    from aioflow.specs import Dense, TensorSpec
 
 __all__ = ["check_batch", "check_count", "convert_feed", "reader", "to_user"]
 
@@ -23,7 +23,7 @@ __all__ = ["check_batch", "check_count", "convert_feed", "reader", "to_user"]
 COUNT_MAX = 2**31 - 1
 
 
-def to_user(columns: tuple[Column, ...], element: ElementSpec, *, single: bool, copy: bool = False) -> Any:
+def to_user(columns: tuple[Dense, ...], element: ElementSpec, *, single: bool, copy: bool = False) -> Any:
     """Return columns as a batch or, with `single`, their only row as an element; `copy` makes memory private."""
     return reader(element, single=single, copy=copy)(columns)
 
@@ -87,7 +87,7 @@ def check_batch(definition: QueueDefinition, count: int, name: str) -> None:
         definition.check_reserve(count, f"queue {name!r}: a batch of {count}")
 
 
-def _read_row(column: Column, dtype: str) -> Any:
+def _read_row(column: Dense, dtype: str) -> Any:
     if isinstance(column, Strings):
         return column.decode(dtype)[0]
     value = column[0]
@@ -100,7 +100,7 @@ def _read_on_device(column: Any, dtype: str) -> Any:
     return column.decode(dtype) if isinstance(column, Strings) else column
 
 
-def _read_batch(column: Column, dtype: str, *, copy: bool) -> Any:
+def _read_batch(column: Dense, dtype: str, *, copy: bool) -> Any:
     if isinstance(column, Strings):
         return column.decode(dtype)
     if column.base is None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from aioflow.client._block import Block
+from aioflow.client._ragged_block import RaggedBlock
 from aioflow.errors import AioflowError, SessionError, SpecMismatch
 from aioflow.queues import Segment
 from aioflow.runtime import Background, Withdrawn, begin_call, finish, give_turn, is_turn_due
-from aioflow.specs import join_columns
+from aioflow.specs import Strings, join_columns
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,9 +48,9 @@ class Writer:
         self._batch_bytes = batch_bytes
         self._rows_max = batch
         self._delay_s = delay_s
-        # What is buffered: segments, and behind them the block, where elements have one size and the writer is open.
+        # What is buffered: segments, and behind them the block, where elements are numbers and the writer is open.
         self._segments: list[Segment] = []
-        self._block: Block | None = None
+        self._block: Block | RaggedBlock | None = None
         self._rows = 0
         self._bytes = 0
         # What went of a group before it was full. The rest of it is the next one: a consumer of the same size finds its
@@ -76,6 +77,8 @@ class Writer:
         if (row_bytes := definition.element.nbytes) is not None:
             rows_max = min(self._batch * GROWTH, -(-self._batch_bytes // max(1, row_bytes)))
             self._block = Block(definition, row_bytes, rows_max, self._host.allocate)
+        elif RaggedBlock.takes(definition.element):
+            self._block = RaggedBlock(definition, self._batch * GROWTH, 2 * self._batch_bytes, self._host.allocate)
         share = definition.capacity // 4 if definition.capacity > 0 else self._batch * GROWTH
         self._rows_max = max(self._batch, min(self._batch * GROWTH, share))
         self._is_open = True
@@ -126,7 +129,7 @@ class Writer:
             await begin_call()
             await give_turn()
         block = self._block
-        if block is not None and self._error is None and self._may_buffer() and (rows := block.add_many(columns)):
+        if type(block) is Block and self._error is None and self._may_buffer() and (rows := block.add_many(columns)):
             self._count(rows, rows * block.row_bytes)
         else:
             await self._write(columns, many=True)
@@ -147,9 +150,8 @@ class Writer:
             self._check_open()  # another task may have left it meanwhile
             self._send_if_ripe()
         self._raise_kept()
-        if self._block is not None and not many:
-            self._block.add_row(segment.columns)
-        elif segment.rows:
+        is_added = self._block is not None and not many and self._block.add_row(segment.columns)
+        if segment.rows and not is_added:
             self._end_block()
             self._segments.append(segment)
         self._count(segment.rows, segment.nbytes(slice(0, segment.rows)))
@@ -192,14 +194,14 @@ class Writer:
             self._segments.append(self._block.take())
 
     def _send(self) -> None:
-        """Start to enqueue what is buffered: one group for each run of elements of the same shape."""
+        """Start to enqueue what is buffered: one group for each run of elements that one put can hold."""
         self._end_block()
         is_whole = self._is_ripe()
         self._gone_rows = 0 if is_whole else self._gone_rows + self._rows
         self._gone_bytes = 0 if is_whole else self._gone_bytes + self._bytes
         while self._segments:
-            shapes = _shapes(self._segments[0])
-            group = list(itertools.takewhile(lambda segment: _shapes(segment) == shapes, self._segments))  # noqa: B023
+            first = _group_of(self._segments[0])
+            group = list(itertools.takewhile(lambda segment: _group_of(segment) == first, self._segments))  # noqa: B023
             joined = _join(group)
             self._calls.append((self._host.put(self._ref, joined), joined.rows))
             del self._segments[: len(group)]
@@ -265,8 +267,9 @@ def _is_above_0(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and 0 < value < math.inf
 
 
-def _shapes(segment: Segment) -> list[tuple[int, ...]]:
-    return [column.shape[1:] for column in segment.columns]
+def _group_of(segment: Segment) -> list[Any]:
+    """What segments that are joined have in common: the shapes of strings, and the ranks of numbers."""
+    return [column.shape[1:] if isinstance(column, Strings) else len(column.shape) for column in segment.columns]
 
 
 def _join(segments: list[Segment]) -> Segment:

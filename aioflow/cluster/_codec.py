@@ -1,7 +1,7 @@
 """From messages to frames and back, with every limit checked before anything is believed.
 
 The header is msgpack; columns are raw frames, in C order: one for numbers, two for strings (int64 lengths, then the
-bytes).
+bytes) and for numbers in rows whose shapes differ (the int64 shape of each row, then the values).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from aioflow.cluster._messages import (
 )
 from aioflow.errors import LocalProtocolError, RemoteProtocolError, SpecMismatch
 from aioflow.queues import Kind, QueueDefinition
-from aioflow.specs import DTYPES, STRING_DTYPES, ElementSpec, Strings, TensorSpec, numpy_dtype
+from aioflow.specs import DTYPES, STRING_DTYPES, ElementSpec, Ragged, Strings, TensorSpec, numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -140,7 +140,14 @@ def _of_this_version(kind: type[Any], fields: list[Any]) -> list[Any]:
 
 def describe_columns(columns: Sequence[Column], dtypes: Sequence[str]) -> list[list[Any]]:
     """Return what the header says of columns: the dtype and the shape of each."""
-    return [[dtype, list(column.shape)] for column, dtype in zip(columns, dtypes, strict=True)]
+    return [[dtype, _described(column)] for column, dtype in zip(columns, dtypes, strict=True)]
+
+
+def _described(column: Column) -> list[int | None]:
+    if isinstance(column, Ragged):
+        rows, rank = column.sizes.shape
+        return [rows, *[None] * rank]
+    return list(column.shape)
 
 
 def encode_columns(columns: Sequence[Column]) -> list[Frame]:
@@ -149,6 +156,8 @@ def encode_columns(columns: Sequence[Column]) -> list[Frame]:
     for column in columns:
         if isinstance(column, Strings):
             frames += [_bytes_of(column.lengths), _bytes_of(column.data)]
+        elif isinstance(column, Ragged):
+            frames += [_bytes_of(column.sizes), _bytes_of(column.data)]
         else:
             frames.append(_bytes_of(column))
     return frames
@@ -160,16 +169,19 @@ def decode_columns(described: Sequence[Sequence[Any]], frames: Sequence[Frame]) 
     Raises:
         RemoteProtocolError: Their number or sizes are not what the header says.
     """
-    expected = sum(2 if dtype in STRING_DTYPES else 1 for dtype, _ in described)
+    expected = sum(2 if dtype in STRING_DTYPES or None in shape else 1 for dtype, shape in described)
     if len(frames) != expected:
         raise RemoteProtocolError(f"{len(described)} columns have {expected} frames, got {len(frames)}")
     rest = iter(frames)
     return tuple([_decode_column(dtype, tuple(shape), rest) for dtype, shape in described])
 
 
-def _decode_column(dtype: str, shape: tuple[int, ...], frames: Iterator[Frame]) -> Column:
+def _decode_column(dtype: str, described: tuple[int | None, ...], frames: Iterator[Frame]) -> Column:
     if dtype not in DTYPES:
         raise RemoteProtocolError(f"a column of dtype {dtype!r:.80}; expected one of {sorted(DTYPES)}")
+    if None in described:
+        return _ragged(dtype, described, next(frames), next(frames))
+    shape: tuple[int, ...] = described  # type: ignore[assignment]
     # A size of 0 makes any others take no bytes, and NumPy still refuses what it cannot address.
     if not 1 <= len(shape) <= RANK_MAX or math.prod(size or 1 for size in shape) > ELEMENTS_MAX:
         raise RemoteProtocolError(
@@ -177,7 +189,36 @@ def _decode_column(dtype: str, shape: tuple[int, ...], frames: Iterator[Frame]) 
         )
     if dtype in STRING_DTYPES:
         return _strings(dtype, next(frames), next(frames), shape)
-    array = _array(next(frames), numpy_dtype(dtype), shape)
+    return _numbers(next(frames), dtype, shape)
+
+
+def _ragged(dtype: str, described: tuple[int | None, ...], sizes_frame: Frame, frame: Frame) -> Ragged:
+    rows, *unknown = described
+    if dtype in STRING_DTYPES or rows is None or len(described) > RANK_MAX or unknown.count(None) < len(unknown):
+        raise RemoteProtocolError(
+            f"a column of {dtype} of shape {list(described)!s:.80}; expected nil, for rows of numbers whose shapes "
+            f"differ, in all of 1 to {RANK_MAX - 1} places behind the number of rows"
+        )
+    dtype_bytes = numpy_dtype(dtype).itemsize
+    count, rest = divmod(len(frame), dtype_bytes)
+    if rest:
+        raise RemoteProtocolError(f"{len(frame)} bytes are no whole number of {dtype}, of {dtype_bytes} bytes each")
+    sizes = _array(sizes_frame, np.dtype(np.int64), (rows, len(unknown)))
+    if sizes.size and int(sizes.min()) < 0:
+        raise RemoteProtocolError("a row of a size below 0")
+    # As floats, so that nothing wraps; then no row has more values than came, so that their sum is exact, too.
+    if rows and float(np.maximum(sizes, 1).prod(axis=1, dtype=np.float64).max()) > ELEMENTS_MAX:
+        raise RemoteProtocolError(f"a row of a shape above {ELEMENTS_MAX} values")
+    counts = sizes.prod(axis=1)
+    if rows and (int(counts.max()) > count or rows * count > INT64_MAX or int(counts.sum()) != count):
+        raise RemoteProtocolError(f"the sizes of {rows} rows do not add up to the {count} values that came")
+    if not rows and count:
+        raise RemoteProtocolError(f"{count} values in no rows")
+    return Ragged(sizes, _numbers(frame, dtype, (count,)))
+
+
+def _numbers(frame: Frame, dtype: str, shape: tuple[int, ...]) -> Array:
+    array = _array(frame, numpy_dtype(dtype), shape)
     if dtype == "bool" and array.size and np.max(array.view(np.uint8)) > 1:
         raise RemoteProtocolError("a bool that is neither 0 nor 1")
     return array

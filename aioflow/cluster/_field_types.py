@@ -33,8 +33,8 @@ Count = Annotated[int, Int(0, 2**31 - 1)]  # TensorFlow's numbers of elements ar
 Seconds = Annotated[float, Number()]
 _SHAPE = Listed(Maybe(Int()), RANK_MAX - 1)
 OneShape = Annotated[list[Any] | None, Maybe(_SHAPE)]
-# dtype and shape of each column, rows in front
-Columns = Annotated[list[list[Any]], Listed(Record((Text(), Listed(Int(), RANK_MAX))))]
+# dtype and shape of each column, rows in front; nil for every other size where rows differ in shape
+Columns = Annotated[list[list[Any]], Listed(Record((Text(), Listed(Maybe(Int()), RANK_MAX))))]
 # kind, capacity, capacity_bytes, min_after_dequeue, seed, producers, [dtype, shape] of each component, names
 DEFINITION = Record(
     (

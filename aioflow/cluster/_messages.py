@@ -115,7 +115,7 @@ __all__ = [
     "find_fault",
 ]
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 # In the order of their codes.
 Message = (

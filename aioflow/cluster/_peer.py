@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aioflow.cluster import _messages as m
+from aioflow.cluster._admission import pad_columns
 from aioflow.cluster._answers import unpack_error, unpack_stats
 from aioflow.cluster._codec import decode, decode_columns, encode, pack_definition, unpack_definition
 from aioflow.cluster._events import Answered, Ended, Parted, Recalled, Refused, Undone, Voided, Welcomed
@@ -261,7 +262,7 @@ class Peer:
             case m.Rows():
                 columns = decode_columns(message.columns, frames)
                 request.is_delivered = request.kind in GETS
-                return Answered(message.id, columns)
+                return Answered(message.id, columns if request.is_delivered else pad_columns(columns))
             case m.Done():
                 if request.registers is not None and request.ref is not None:
                     name, rejoin_s = request.registers

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aioflow.queues import Segment
     from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, VariableRef
     from aioflow.runtime import Request, SessionConfig
-    from aioflow.specs import Column, TensorSpec
+    from aioflow.specs import Dense, TensorSpec
     from aioflow.transport import Frame
 
 __all__ = ["RemoteHost"]
@@ -168,7 +168,7 @@ class RemoteHost:
             None, lambda request, _: m.Read(request, key.container, key.name, private, spec.dtype, shape)
         )
 
-    def assign(self, ref: VariableRef, how: Assignment, value: Column, *, fetch: bool) -> RemoteCall:
+    def assign(self, ref: VariableRef, how: Assignment, value: Dense, *, fetch: bool) -> RemoteCall:
         """Assign to a variable.
 
         Raises:

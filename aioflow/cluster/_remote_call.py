@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aioflow.cluster._admission import pad_columns
 from aioflow.runtime import Waiter
 from aioflow.specs import take_rows
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from aioflow.cluster._remote import RemoteHost
     from aioflow.runtime import Request
-    from aioflow.specs import Column
+    from aioflow.specs import Column, Dense
 
 __all__ = ["RemoteCall"]
 
@@ -63,18 +64,20 @@ class RemoteCall:
         if self._waiter.is_set:
             self._waiter = Waiter()
 
-    def columns(self) -> tuple[Column, ...]:
-        self._host.check()  # what had come and was not handed over is the queue's again when a session is over
-        return self._columns
+    def columns(self) -> tuple[Dense, ...]:
+        return self.peek(self._rows)
 
     def acknowledge(self) -> None:
         self._host.acknowledge(self, self._rows)
 
-    def peek(self, count: int) -> tuple[Column, ...]:
-        columns, start = self.columns(), self._taken
-        return columns if count == self._rows else _rows(columns, start, start + count)
+    def peek(self, count: int) -> tuple[Dense, ...]:
+        self._host.check()  # what had come and was not handed over is the queue's again when a session is over
+        columns, start = self._columns, self._taken
+        if count != self._rows:
+            columns = _rows(columns, start, start + count)
+        return pad_columns(columns)
 
-    def take(self, count: int) -> tuple[Column, ...]:
+    def take(self, count: int) -> tuple[Dense, ...]:
         columns = self.peek(count)
         self._taken += count
         self._host.acknowledge_late(self, self._taken, is_all=self._taken == self._rows)

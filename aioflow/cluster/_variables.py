@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioflow.cluster import _messages as m
-from aioflow.cluster._admission import check_columns
+from aioflow.cluster._admission import check_columns, pad_columns
 from aioflow.cluster._codec import decode_columns, describe_columns, encode_columns
 from aioflow.errors import RemoteProtocolError
 from aioflow.resources import ASSIGNMENTS, VariableKey, VariableRef
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aioflow.cluster._sessions import Session
     from aioflow.cluster._tickets import Tickets
     from aioflow.resources import Resources
-    from aioflow.specs import Column
+    from aioflow.specs import Dense
     from aioflow.transport import Frame
 
 __all__ = ["Variables"]
@@ -42,7 +42,7 @@ class Variables:
             raise RemoteProtocolError(f"Assign.how must be one of {ASSIGNMENTS}, got {message.how!r:.80}")
         columns = decode_columns(message.columns, frames)
         check_columns(ElementSpec((ref.spec,)), columns, [dtype for dtype, _ in message.columns], rows=1)
-        new = self._resources.variable(ref).assign(message.how, columns[0])
+        new = self._resources.variable(ref).assign(message.how, pad_columns(columns)[0])
         if message.fetch:
             self._answer(session, message.id, ref, new, keep=True)
         else:
@@ -53,7 +53,7 @@ class Variables:
         self._tickets.perform_all(self._resources.reset(message.containers))
         self._tickets.answer(session, message.id, m.Done(message.id), keep=True)
 
-    def _answer(self, session: Session, request: int, ref: VariableRef, value: Column, *, keep: bool = False) -> None:
+    def _answer(self, session: Session, request: int, ref: VariableRef, value: Dense, *, keep: bool = False) -> None:
         described = describe_columns([value], [ref.spec.dtype])
         self._tickets.answer(session, request, m.Rows(request, described), encode_columns([value]), keep=keep)
 

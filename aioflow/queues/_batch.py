@@ -1,4 +1,4 @@
-"""How the rows that a get received become columns: stacked, or padded to the largest of the batch."""
+"""How the rows that a get received become columns: stacked; rows of numbers whose shapes differ wait to be padded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aioflow.specs import STRING_DTYPES, Strings, empty, join_columns, no_memory, numpy_dtype, pad_column, take_rows
+from aioflow.specs import STRING_DTYPES, Strings, empty, join_columns, no_memory, numpy_dtype, take_rows
 
 if TYPE_CHECKING:
     from aioflow.queues._segments import Rows
-    from aioflow.specs import Allocate, Array, Column, ElementSpec, TensorSpec
+    from aioflow.specs import Allocate, Column, ElementSpec, TensorSpec
 
 __all__ = ["gather"]
 
@@ -21,13 +21,14 @@ ROW_BYTES_ALONE = 4096
 def gather(rows: Rows, element: ElementSpec, allocate: Allocate = no_memory) -> tuple[Column, ...]:
     """Return one column for each component, its rows in the order of the selection.
 
-    Rows that lie together in one segment come as a view of it, others are copied once. Dimensions that vary are filled
-    at the end with the dtype's zero, up to the largest of this selection, each component by itself (PaddingFIFOQueue).
+    Rows that lie together in one segment come as a view of it, others are copied once. Numbers whose shapes differ come
+    as they are: whoever hands them over pads them, and may do so in several batches. Strings are filled at the end of
+    each dimension with the empty one, up to the largest of this selection.
 
     Args:
         rows: The selection.
         element: What the queue holds.
-        allocate: Where rows of numbers are copied to.
+        allocate: Where rows of numbers of one shape are copied to.
     """
     return tuple(_gather_component(rows, i, spec, allocate) for i, spec in enumerate(element.components))
 
@@ -35,42 +36,39 @@ def gather(rows: Rows, element: ElementSpec, allocate: Allocate = no_memory) -> 
 def _gather_component(rows: Rows, component: int, spec: TensorSpec, allocate: Allocate) -> Column:
     if len(rows.parts) == 1 and isinstance(rows.parts[0].index, slice):
         return take_rows(rows.parts[0].segment.columns[component], rows.parts[0].index)
-    shape = _shape(rows, component, spec)
     if spec.dtype in STRING_DTYPES:
-        return _gather_strings(rows, component, shape)
-    return _gather_array(rows, component, shape, spec, allocate)
-
-
-def _shape(rows: Rows, component: int, spec: TensorSpec) -> tuple[int, ...]:
-    """The shape of one row: the largest of each dimension; of no rows, 0 where it varies."""
-    if not rows.parts:
-        return tuple(size or 0 for size in spec.shape or ())
-    shapes = {part.segment.columns[component].shape[1:] for part in rows.parts}
-    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-
-
-def _gather_array(rows: Rows, component: int, shape: tuple[int, ...], spec: TensorSpec, allocate: Allocate) -> Array:
+        return _gather_strings(rows, component, spec)
     columns = [part.segment.columns[component] for part in rows.parts]
-    uniform = all(column.shape[1:] == shape for column in columns)
-    gathered = empty((rows.count, *shape), numpy_dtype(spec.dtype), allocate)
-    if not uniform:
-        gathered[:] = 0
-    for part, column in zip(rows.parts, columns, strict=True):
-        assert not isinstance(column, Strings)
-        inner = () if uniform else tuple(slice(0, size) for size in column.shape[1:])
+    arrays = [column for column in columns if isinstance(column, np.ndarray)]
+    shapes = {array.shape[1:] for array in arrays}
+    if len(arrays) < len(columns) or len(shapes) > 1:
+        return _in_order(rows, [take_rows(part.segment.columns[component], part.index) for part in rows.parts])
+    gathered = empty((rows.count, *(shapes.pop() if shapes else _none(spec))), numpy_dtype(spec.dtype), allocate)
+    for part, array in zip(rows.parts, arrays, strict=True):
         if isinstance(part.index, slice) or gathered[0].nbytes < ROW_BYTES_ALONE:
-            gathered[part.places, *inner] = column[part.index]
+            gathered[part.places] = array[part.index]
             continue
         for place, row in zip(np.arange(rows.count)[part.places].tolist(), part.index.tolist(), strict=True):
-            gathered[place, *inner] = column[row]
+            gathered[place] = array[row]
     return gathered
 
 
-def _gather_strings(rows: Rows, component: int, shape: tuple[int, ...]) -> Strings:
-    taken = [pad_column(take_rows(part.segment.columns[component], part.index), shape) for part in rows.parts]
-    if not taken:
-        return Strings.encode([], (0, *shape))
+def _gather_strings(rows: Rows, component: int, spec: TensorSpec) -> Column:
+    columns = [part.segment.columns[component] for part in rows.parts]
+    if not columns:
+        return Strings.encode([], (0, *_none(spec)))
+    shape = tuple(max(sizes) for sizes in zip(*(column.shape[1:] for column in columns), strict=True))
+    taken = [take_rows(column, part.index) for part, column in zip(rows.parts, columns, strict=True)]
+    return _in_order(rows, [column.pad(shape) for column in taken if isinstance(column, Strings)])
+
+
+def _none(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape of the rows of an empty batch: 0 where it varies."""
+    return tuple(size or 0 for size in spec.shape or ())
+
+
+def _in_order(rows: Rows, taken: list[Column]) -> Column:
+    """Join what was taken of each part, and bring it into the order of the selection."""
     joined = join_columns(taken)
-    assert isinstance(joined, Strings)
     places = np.concatenate([np.arange(rows.count)[part.places] for part in rows.parts])
-    return joined if (np.diff(places) > 0).all() else joined.take(np.argsort(places))
+    return joined if (np.diff(places) > 0).all() else take_rows(joined, np.argsort(places))

@@ -114,7 +114,7 @@ class QueueMachine:
         Raises:
             SpecMismatch: Their shape does not fit: the definition of a put may be looser than the queue's.
         """
-        self.definition.element.check_rows(column.shape[1:] for column in segment.columns)
+        self.definition.element.check_rows(segment.columns)
         ticket = self.issue_ticket()
         if segment.rows:
             self._puts[ticket] = Put(ticket, segment)

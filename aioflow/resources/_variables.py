@@ -14,7 +14,7 @@ from aioflow.errors import NotInitialised, SpecMismatch
 from aioflow.specs import Strings
 
 if TYPE_CHECKING:
-    from aioflow.specs import Column, TensorSpec
+    from aioflow.specs import Dense, TensorSpec
 
 __all__ = ["ASSIGNMENTS", "Assignment", "VariableKey", "VariableRef", "VariableResource"]
 
@@ -56,9 +56,9 @@ class VariableResource:
     def __init__(self, name: str, spec: TensorSpec) -> None:
         self.spec = spec
         self._name = name
-        self._value: Column | None = None
+        self._value: Dense | None = None
 
-    def read(self) -> Column:
+    def read(self) -> Dense:
         """Return the value, as a column of one row that nobody can write to.
 
         Raises:
@@ -70,7 +70,7 @@ class VariableResource:
             )
         return self._value
 
-    def assign(self, how: Assignment, value: Column) -> Column:
+    def assign(self, how: Assignment, value: Dense) -> Dense:
         """Assign a value of its specification, a column of one row that nobody will write to; return the new value.
 
         Raises:
@@ -82,7 +82,7 @@ class VariableResource:
         self._value = value
         return value
 
-    def _changed(self, how: Assignment, value: Column) -> Column:
+    def _changed(self, how: Assignment, value: Dense) -> Dense:
         old = self.read()
         if isinstance(old, Strings) or isinstance(value, Strings) or old.dtype == np.bool_:
             raise SpecMismatch(f"variable {self._name!r} is of dtype {self.spec.dtype}, which has no {how}")

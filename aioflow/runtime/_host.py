@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aioflow.queues import Segment
     from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, VariableKey, VariableRef
     from aioflow.runtime._waiter import Waiter
-    from aioflow.specs import Column
+    from aioflow.specs import Dense
 
 __all__ = [
     "Call",
@@ -54,7 +54,7 @@ class Call(Protocol):
         """Its outcome."""
         ...
 
-    def columns(self) -> tuple[Column, ...]:
+    def columns(self) -> tuple[Dense, ...]:
         """The rows of a get that has succeeded, one column for each component."""
         ...
 
@@ -79,7 +79,7 @@ class Request(Call, Protocol):
         """Rows that have come and were not handed over; 0 while it waits, and when it has ended."""
         ...
 
-    def peek(self, count: int) -> tuple[Column, ...]:
+    def peek(self, count: int) -> tuple[Dense, ...]:
         """Return the next `count` rows, at most `rows_left`, which stay the queue's: they may be read, not handed over.
 
         Raises:
@@ -87,7 +87,7 @@ class Request(Call, Protocol):
         """
         ...
 
-    def take(self, count: int) -> tuple[Column, ...]:
+    def take(self, count: int) -> tuple[Dense, ...]:
         """Hand over the next `count` rows, at most `rows_left`: acknowledge and return them. The last ends the request.
 
         Raises:
@@ -187,7 +187,7 @@ class Host(Protocol):
         """Read a variable: a column of one row."""
         ...
 
-    def assign(self, ref: VariableRef, how: Assignment, value: Column, *, fetch: bool) -> Call:
+    def assign(self, ref: VariableRef, how: Assignment, value: Dense, *, fetch: bool) -> Call:
         """Assign to a variable; with `fetch` the answer is the new value, a column of one row."""
         ...
 
@@ -204,7 +204,7 @@ class Host(Protocol):
         ...
 
 
-async def hold_get(call: Call) -> tuple[Column, ...]:
+async def hold_get(call: Call) -> tuple[Dense, ...]:
     """Wait for rows and do not acknowledge them yet; if this does not end well they go back."""
     try:
         await settle(call)
@@ -214,14 +214,14 @@ async def hold_get(call: Call) -> tuple[Column, ...]:
         raise
 
 
-async def complete_get(call: Call) -> tuple[Column, ...]:
+async def complete_get(call: Call) -> tuple[Dense, ...]:
     """Wait for rows and acknowledge them; however else this ends, they go back."""
     columns = await hold_get(call)
     call.acknowledge()
     return columns
 
 
-async def complete_request(request: Request, count: int) -> tuple[Column, ...]:
+async def complete_request(request: Request, count: int) -> tuple[Dense, ...]:
     """Wait for rows and hand over the next `count`, or what there is; however else this ends, all goes back."""
     try:
         while True:

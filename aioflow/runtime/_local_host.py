@@ -16,6 +16,7 @@ from aioflow.resources import QueueRef, VariableRef
 from aioflow.runtime._clock import now
 from aioflow.runtime._host import Withdrawn
 from aioflow.runtime._waiter import Waiter
+from aioflow.specs import pad_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         VariableResource,
     )
     from aioflow.runtime._host import Request
-    from aioflow.specs import Column
+    from aioflow.specs import Dense
 
 __all__ = ["Dispatch", "LocalHost"]
 
@@ -69,9 +70,9 @@ class _Call:
         self._host = host
         self._queue = queue
 
-    def columns(self) -> tuple[Column, ...]:
+    def columns(self) -> tuple[Dense, ...]:
         assert self.rows is not None
-        return gather(self.rows, self._queue.definition.element)
+        return tuple(map(pad_column, gather(self.rows, self._queue.definition.element)))
 
     def tell(self, effect: Effect) -> None:
         self._host.settled(self)
@@ -118,7 +119,7 @@ class _Answer:
         except AioflowError as error:
             self.waiter.fail(error)
 
-    def columns(self) -> tuple[Column, ...]:
+    def columns(self) -> tuple[Dense, ...]:
         raise AssertionError("an answer has no rows")
 
     def acknowledge(self) -> None:
@@ -226,7 +227,7 @@ class LocalHost:
         """Read a variable."""
         return self._answered(lambda: self._variable(ref).read())
 
-    def assign(self, ref: VariableRef, how: Assignment, value: Column, *, fetch: bool) -> _Answer:  # noqa: ARG002 - cheap
+    def assign(self, ref: VariableRef, how: Assignment, value: Dense, *, fetch: bool) -> _Answer:  # noqa: ARG002 - cheap
         """Assign to a variable."""
         return self._answered(
             lambda: self._resources.variable(VariableRef(self._own(ref.key), ref.spec)).assign(how, value)

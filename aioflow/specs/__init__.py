@@ -1,13 +1,13 @@
 """What tensors look like: dtypes, shapes, names; and the conversion of what users give into columns.
 
-`_dtypes` is the closed table, `_spec` what constructors say, `_convert` the rules for values, `_columns` the storage.
+`_dtypes` is the closed table, `_spec` what constructors say, `_convert` the rules for values, `_columns` and
+`_ragged` the storage.
 """
 
 from aioflow.specs._columns import (
     Allocate,
-    Array,
     Column,
-    Index,
+    Dense,
     Strings,
     column_row_bytes,
     empty,
@@ -18,6 +18,7 @@ from aioflow.specs._columns import (
 )
 from aioflow.specs._convert import to_columns, to_host
 from aioflow.specs._dtypes import DTYPES, STRING_DTYPES, dtype_name, numpy_dtype
+from aioflow.specs._ragged import Array, Index, Ragged
 from aioflow.specs._spec import ElementSpec, Shape, TensorSpec, parse_dtypes, parse_names, parse_shape, parse_shapes
 
 __all__ = [
@@ -26,8 +27,10 @@ __all__ = [
     "Allocate",
     "Array",
     "Column",
+    "Dense",
     "ElementSpec",
     "Index",
+    "Ragged",
     "Shape",
     "Strings",
     "TensorSpec",

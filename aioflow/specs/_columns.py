@@ -1,7 +1,8 @@
 """Columns: one component of many rows, stored as one block.
 
-Numbers are a NumPy array with the rows in front. Strings are their lengths and one block of UTF-8 or raw bytes, so that
-a server can hold and pass them on without decoding any.
+Numbers are a NumPy array with the rows in front or, where rows differ in shape, their sizes and one block of values
+(`Ragged`). Strings are their lengths and one block of UTF-8 or raw bytes, so that a server can hold and pass them on
+without decoding any.
 """
 
 from __future__ import annotations
@@ -13,16 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from aioflow.specs._ragged import Array, Index, Ragged
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
 __all__ = [
     "Allocate",
-    "Array",
     "Column",
-    "Index",
+    "Dense",
     "Strings",
     "column_row_bytes",
     "empty",
@@ -35,9 +35,8 @@ __all__ = [
 # NumPy has at most 64 dimensions, and the rows are one.
 RANK_MAX = 63
 
-Array: TypeAlias = "NDArray[Any]"
-Index: TypeAlias = "slice | NDArray[np.intp]"
-Column: TypeAlias = "Array | Strings"
+Dense: TypeAlias = "Array | Strings"
+Column: TypeAlias = "Dense | Ragged"
 # Returns memory of so many bytes that goes to where it is sent without a copy, if there is any.
 Allocate: TypeAlias = Callable[[int], memoryview | None]
 
@@ -82,6 +81,15 @@ class Strings:
         pieces = [self.data[self._ends[row] - row_bytes[row] : self._ends[row]] for row in index.tolist()]
         return Strings(self.lengths[index], np.concatenate(pieces) if pieces else self.data[:0])
 
+    def pad(self, shape: tuple[int, ...]) -> Strings:
+        """Return rows that are filled at the end of each dimension with the empty string, up to `shape`."""
+        if self.shape[1:] == shape:
+            return self
+        lengths = np.zeros((self.shape[0], *shape), np.int64)
+        lengths[tuple(map(slice, self.shape))] = self.lengths
+        # An empty string has no bytes, and padding keeps the C order of the others: the data stay as they are.
+        return Strings(lengths, self.data)
+
     def decode(self, dtype: str) -> Array:
         """Return an object array of `str` or `bytes`, of the shape of the lengths."""
         block = self.data.tobytes()
@@ -113,33 +121,30 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any], allocate: Allocate) -> A
 
 def take_rows(column: Column, index: Index) -> Column:
     """Return the rows of a column that an index selects; a slice gives a view."""
-    return column.take(index) if isinstance(column, Strings) else column[index]
+    return column[index] if isinstance(column, np.ndarray) else column.take(index)
 
 
 def join_columns(columns: Sequence[Column]) -> Column:
-    """Return the rows of columns of one component and one shape, in order, as one column."""
+    """Return the rows of columns of one component, in order, as one: strings of one shape, or numbers of one rank."""
     strings = [column for column in columns if isinstance(column, Strings)]
     if strings:
         return Strings(
             np.concatenate([column.lengths for column in strings]), np.concatenate([column.data for column in strings])
         )
-    return np.concatenate([column for column in columns if not isinstance(column, Strings)])
+    numbers = [column for column in columns if not isinstance(column, Strings)]
+    arrays = [column for column in numbers if isinstance(column, np.ndarray)]
+    if len(arrays) < len(numbers) or len({array.shape[1:] for array in arrays}) > 1:
+        return Ragged.join(numbers)
+    return np.concatenate(arrays)
 
 
 def column_row_bytes(column: Column) -> int | Array:
     """Return the payload bytes of each row: one number where all rows have the same."""
-    if isinstance(column, Strings):
+    if not isinstance(column, np.ndarray):
         return column.row_bytes
     return column.nbytes // len(column) if len(column) else 0
 
 
-def pad_column(column: Column, shape: tuple[int, ...]) -> Column:
-    """Return a column whose rows are filled at the end of each dimension with the dtype's zero, up to `shape`."""
-    if column.shape[1:] == shape:
-        return column
-    inner = tuple(slice(0, size) for size in column.shape)
-    source = column.lengths if isinstance(column, Strings) else column
-    filled = np.zeros((column.shape[0], *shape), dtype=source.dtype)
-    filled[inner] = source
-    # An empty string has no bytes, and padding keeps the C order of the others: the data stay as they are.
-    return Strings(filled, column.data) if isinstance(column, Strings) else filled
+def pad_column(column: Column) -> Dense:
+    """Return a column whose rows have one shape: that of the largest in each dimension."""
+    return column.pad(column.shape) if isinstance(column, Ragged) else column

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aioflow.errors import SpecMismatch
-from aioflow.specs._columns import RANK_MAX, Array, Column, Strings
+from aioflow.specs._columns import RANK_MAX, Strings
 from aioflow.specs._dtypes import DTYPES, EXTENDED_DTYPES, STRING_DTYPES, numpy_dtype
 
 if TYPE_CHECKING:
+    from aioflow.specs._columns import Dense
+    from aioflow.specs._ragged import Array
     from aioflow.specs._spec import ElementSpec, TensorSpec
 
 __all__ = ["to_columns", "to_host"]
@@ -26,7 +28,7 @@ __all__ = ["to_columns", "to_host"]
 _PYTHON_DTYPES = frozenset({"bool", "int64", "uint64", "float64", "complex128"})
 
 
-def to_columns(value: Any, spec: ElementSpec, *, many: bool) -> tuple[Column, ...]:
+def to_columns(value: Any, spec: ElementSpec, *, many: bool) -> tuple[Dense, ...]:
     """Convert a value given to `enqueue`, or with `many` to `enqueue_many`, to one column for each component.
 
     Args:
@@ -56,7 +58,7 @@ def to_columns(value: Any, spec: ElementSpec, *, many: bool) -> tuple[Column, ..
     return columns
 
 
-def _to_column(value: Any, spec: TensorSpec, *, many: bool, label: str) -> Column:
+def _to_column(value: Any, spec: TensorSpec, *, many: bool, label: str) -> Dense:
     try:
         return _convert(value, spec, many=many)
     except SpecMismatch as error:
@@ -65,7 +67,7 @@ def _to_column(value: Any, spec: TensorSpec, *, many: bool, label: str) -> Colum
         raise SpecMismatch(f"{label}: could not be read as {spec}: {error}") from error
 
 
-def _convert(value: Any, spec: TensorSpec, *, many: bool) -> Column:
+def _convert(value: Any, spec: TensorSpec, *, many: bool) -> Dense:
     if value is None:
         raise SpecMismatch(f"got None; expected {spec}")
     given = to_host(value)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from aioflow.errors import SpecMismatch
 from aioflow.specs._columns import RANK_MAX
 from aioflow.specs._dtypes import STRING_DTYPES, dtype_name, numpy_dtype
+from aioflow.specs._ragged import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
+
+    from aioflow.specs._columns import Column
 
 __all__ = ["ElementSpec", "Shape", "TensorSpec", "parse_dtypes", "parse_names", "parse_shape", "parse_shapes"]
 
@@ -46,6 +49,10 @@ class TensorSpec:
             and all(want is None or want == got for want, got in zip(self.shape, shape, strict=True))
         )
 
+    def admits_rows(self, column: Column) -> bool:
+        """Whether the shape of each row of a column fits."""
+        return self.admits(column.shape[1:]) and (not isinstance(column, Ragged) or self.admits(column.least))
+
     def __str__(self) -> str:
         """Print as `int32[?,3]`."""
         if self.shape is None:
@@ -67,15 +74,17 @@ class ElementSpec:
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
 
-    def check_rows(self, shapes: Iterable[tuple[int, ...]]) -> None:
+    def check_rows(self, columns: Sequence[Column]) -> None:
         """Refuse rows of which a component has a shape that does not fit.
 
         Raises:
             SpecMismatch: It has; names the component.
         """
-        for i, (component, shape) in enumerate(zip(self.components, shapes, strict=True)):
-            if not component.admits(shape):
-                raise SpecMismatch(f"{self.label(i)}: got rows of shape {list(shape)}; expected {component}")
+        for i, (component, column) in enumerate(zip(self.components, columns, strict=True)):
+            if not component.admits_rows(column):
+                shape = list(column.shape[1:])
+                least = f" and {list(column.least)}" if isinstance(column, Ragged) else ""
+                raise SpecMismatch(f"{self.label(i)}: got rows of shape {shape}{least}; expected {component}")
 
     def label(self, index: int) -> str:
         """Name a component for a message to people."""

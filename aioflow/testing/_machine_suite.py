@@ -8,7 +8,7 @@ import numpy as np
 
 from aioflow.errors import EndOfQueue, OperationCancelled, QueueClosed, QueueError
 from aioflow.queues import Completed, Failed, QueueDefinition, QueueMachine, QueueStats, Rows, Segment, Ticket, gather
-from aioflow.specs import STRING_DTYPES, ElementSpec, Strings, numpy_dtype, to_columns
+from aioflow.specs import STRING_DTYPES, ElementSpec, Strings, join_columns, numpy_dtype, pad_column, to_columns
 from aioflow.testing._model import ModelElement, ModelOutcome, QueueModel, pad_batch
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class QueuePair:
     # Events: each happens to both, and then both must agree
 
     def enqueue(self, elements: Sequence[tuple[Any, ...]]) -> None:
-        """Put elements of one shape, each a tuple of components."""
+        """Put elements, each a tuple of components: numbers of one rank, strings of one shape."""
         spec = self.machine.definition.element
         self._offered.update({self._identity(element): element for element in elements})
         segment = Segment.of(self._columns(elements, spec), prioritised=self._prioritised)
@@ -175,7 +175,7 @@ class QueuePair:
     def _check_rows(self, rows: Rows, values: Sequence[tuple[Any, ...]]) -> list[int]:
         """Compare what came with what the model says or, in a shuffle, with what was put under the same identity."""
         spec = self.machine.definition.element
-        columns = gather(rows, spec)
+        columns = tuple(map(pad_column, gather(rows, spec)))
         identity = columns[self._prioritised]
         assert isinstance(identity, np.ndarray)
         identities: list[int] = identity.tolist()
@@ -215,6 +215,9 @@ class QueuePair:
         batch = []
         for i, component in enumerate(spec.components):
             values = [QueuePair._array(element[i], component.dtype) for element in elements]
+            if len({value.shape for value in values}) > 1:
+                rows = [to_columns(element, spec, many=False) for element in elements]
+                return tuple(map(join_columns, zip(*rows, strict=True)))
             none = np.empty((0, *(size or 0 for size in component.shape or ())), numpy_dtype(component.dtype))
             batch.append(np.stack(values) if values else none)
         return to_columns(tuple(batch), spec, many=True)

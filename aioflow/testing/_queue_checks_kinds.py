@@ -187,6 +187,31 @@ async def padding_works_for_any_rank(open_session: OpenSession) -> None:
         assert (await q.dequeue_many(3)).shape == (3, 0, 1, 0, 1, 0, 1)
 
 
+async def each_batch_is_padded_by_itself(open_session: OpenSession) -> None:
+    """Semantics 1.8: only by its own elements, however many were written, sent and asked for at once."""
+    async with open_session():
+        q = PaddingFIFOQueue(100, ["int32", "int64"], [[None, 2], []])
+        blocks = [np.full((i * 7 % 5, 2), i, np.int32) for i in range(60)]
+        async with q.writer(batch=20) as writer:
+            for i, block in enumerate(blocks[:57]):
+                await writer.write((block if i % 3 else block.tolist() or block, i))
+            await writer.write_many((np.zeros((3, 4, 2), np.int32), [57, 58, 59]))
+        blocks[57:] = [np.zeros((4, 2), np.int32)] * 3
+        await q.close()
+        alone, _ = await q.dequeue()
+        assert np.array_equal(alone, blocks[0])
+        start = 1
+        async for batch, numbers in q.batches(4):
+            assert numbers.tolist() == list(range(start, min(start + 4, 60)))
+            rows = blocks[start : start + 4]
+            assert batch.shape == (len(rows), max(map(len, rows)), 2)
+            for got, row in zip(batch, rows, strict=True):
+                assert np.array_equal(got[: len(row)], row)
+                assert not got[len(row) :].any()
+            start += len(rows)
+        assert start == 60
+
+
 async def a_padding_queue_checks_rank_and_known_sizes(open_session: OpenSession) -> None:
     """Semantics 1.8: rank and known dimensions are checked; a list of shapes is required (1.7)."""
     async with open_session():
@@ -276,6 +301,7 @@ KIND_CHECKS = (
     a_batch_is_padded_to_its_largest,
     the_padding_is_the_zero_of_the_dtype,
     padding_works_for_any_rank,
+    each_batch_is_padded_by_itself,
     a_padding_queue_checks_rank_and_known_sizes,
     the_lowest_priority_comes_first,
     a_priority_batch_is_taken_all_at_once,

@@ -145,16 +145,16 @@ def machine_definitions(draw: st.DrawFn, kind: Kind) -> QueueDefinition:
 def machine_elements(
     draw: st.DrawFn, definition: QueueDefinition, numbers: itertools.count[int], *, rows_max: int = 4
 ) -> list[tuple[Any, ...]]:
-    """What one put brings: elements of one shape, none to `rows_max`, each with a number of its own."""
+    """What one put brings: none to `rows_max` elements, of any sizes where they vary, each with a number of its own."""
     *_, payload, _ = definition.element.components
     assert payload.shape is not None, "not from `machine_definitions`"
-    size = draw(st.integers(0, SIZE_MAX)) if payload.shape[0] is None else payload.shape[0]
+    sizes = st.integers(0, SIZE_MAX) if payload.shape[0] is None else st.just(payload.shape[0])
     # The model does not know which elements a shuffle drew, so there all have the same size.
     text = st.just("ab") if definition.kind == "RandomShuffleQueue" else st.sampled_from(["", "a", "äb", "x" * 30])
     elements = []
     for _ in range(draw(st.integers(0, rows_max))):
         number = next(numbers)
-        element = (number, np.full(size, number % 100, np.int16), draw(text))
+        element = (number, np.full(draw(sizes), number % 100, np.int16), draw(text))
         elements.append((draw(st.integers(-2, 2)), *element) if definition.kind == "PriorityQueue" else element)
     return elements
 

@@ -22,8 +22,11 @@ HEAD = f"""# The wire
 
 This is version {messages.PROTOCOL_VERSION} of the protocol. A message is a list of frames, which the transport keeps
 whole and in order. The first frame is the header: a msgpack array of the message's code and its fields, at most 64 KiB.
-`Put`, `Assign` and `Rows` have raw frames behind it, one for each column of numbers and two for each of strings;
-nothing is ever pickled. Whatever is not exactly as on this page is refused.
+`Put`, `Assign` and `Rows` have raw frames behind it, in C order: one for each column of numbers; two for each of
+strings, the int64 lengths and the bytes; and two for each of numbers in rows whose shapes differ, where every size
+behind the number of rows is nil: the int64 shape of each row, and the values of one row after the other. What a batch
+of such rows is padded to is the consumer's affair. Nothing is ever pickled. Whatever is not exactly as on this page is
+refused.
 
 A request carries an `id`, which is its number in the session, counting up. Each is answered by exactly one of `Done`,
 `Rows`, `Found`, `Statistics`, `Withdrawn` and `Error`; a get that was withdrawn is not answered.

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioflow.client._block import Block
+from aioflow.client._ragged_block import RaggedBlock
 from aioflow.errors import SpecMismatch
-from aioflow.queues import QueueDefinition
-from aioflow.specs import STRING_DTYPES, ElementSpec, Strings, TensorSpec, numpy_dtype, to_columns
+from aioflow.queues import QueueDefinition, Segment
+from aioflow.specs import STRING_DTYPES, ElementSpec, Ragged, TensorSpec, numpy_dtype, pad_column, take_rows, to_columns
 from aioflow.testing import component_values, dtypes, shapes
 
 SPECS = st.builds(TensorSpec, dtypes().filter(lambda name: name not in STRING_DTYPES), shapes(rank_max=2))
@@ -48,7 +49,7 @@ def test_a_block_takes_what_the_rules_take(data: st.DataObject) -> None:
     segment = block.take()
     assert segment.rows == len(expected)
     for i, column in enumerate(segment.columns):
-        assert not isinstance(column, Strings)
+        assert isinstance(column, np.ndarray)
         assert not column.flags.writeable
         assert column.tobytes() == b"".join(columns[i].tobytes() for columns in expected)
 
@@ -63,3 +64,56 @@ def test_exact_arrays_go_the_quick_way(data: st.DataObject) -> None:
     assert block.add(array)
     assert block.add((array,))
     assert spec.shape or block.add(array[()])
+
+
+VARYING = st.builds(
+    TensorSpec, dtypes().filter(lambda name: name not in STRING_DTYPES), shapes(rank_max=3, partial=True)
+)
+
+
+@given(st.data())
+def test_a_ragged_block_takes_what_the_rules_take(data: st.DataObject) -> None:
+    """The same where sizes vary; what has no room is refused in whole, too."""
+    specs = data.draw(st.lists(VARYING, min_size=1, max_size=2), "specs")
+    element = ElementSpec((*specs, TensorSpec("int16", (None,))))
+    bytes_max = data.draw(st.integers(0, 200), "bytes")
+    block = RaggedBlock(QueueDefinition("PaddingFIFOQueue", element, 10), 5, bytes_max, lambda _: None)
+    for _ in range(2):
+        expected: list[tuple[Any, ...]] = []
+        for _ in range(3):
+            value = tuple(data.draw(component_values(spec) | ANY, "value") for spec in element.components)
+            try:
+                columns = to_columns(value, element, many=False)
+            except SpecMismatch:
+                assert not block.add(value)
+            else:
+                if block.add(value) or block.add_row(columns):
+                    expected.append(columns)
+                    assert block.row_bytes == Segment.of(columns).nbytes(slice(0, 1))
+        assert block.count == len(expected)
+        if not expected:
+            continue
+        segment = block.take()
+        assert segment.rows == len(expected)
+        element.check_rows(segment.columns)
+        for i, column in enumerate(segment.columns):
+            came: list[Any] = [pad_column(take_rows(column, slice(row, row + 1))) for row in range(segment.rows)]
+            assert [(row.shape, row.tobytes()) for row in came] == [
+                (columns[i].shape, columns[i].tobytes()) for columns in expected
+            ]
+
+
+def test_values_of_a_ragged_block_are_its_own() -> None:
+    """An array of the dtype and rank is copied as it is written, in whatever order its memory is."""
+    element = ElementSpec((TensorSpec("int32", (None, None)), TensorSpec("int64", ())))
+    block = RaggedBlock(QueueDefinition("PaddingFIFOQueue", element, 10), 5, 1000, lambda _: None)
+    array = np.arange(6, dtype=np.int32).reshape(2, 3)
+    assert block.add((array.T, np.int64(7)))
+    assert not block.add((array, 0.5))
+    array[:] = 0
+    assert block.add((array[:1], 8))
+    values, numbers = block.take().columns
+    assert isinstance(values, Ragged)
+    assert values.sizes.tolist() == [[3, 2], [1, 3]]
+    assert values.data.tolist() == [0, 3, 1, 4, 2, 5, 0, 0, 0]
+    assert np.asarray(numbers).tolist() == [7, 8]

@@ -28,7 +28,7 @@ from aioflow.cluster._codec import (
     unpack_definition,
 )
 from aioflow.errors import LocalProtocolError, RemoteProtocolError
-from aioflow.specs import DTYPES, STRING_DTYPES, Strings, numpy_dtype
+from aioflow.specs import DTYPES, STRING_DTYPES, Ragged, Strings, numpy_dtype
 from aioflow.testing._strategies import queue_definitions, transfers
 
 if TYPE_CHECKING:
@@ -152,12 +152,14 @@ def test_columns_come_back(listed: list[tuple[str, Column]], offset: int) -> Non
             if isinstance(column, Strings):
                 assert isinstance(original, Strings)
                 assert column.decode(dtype).tolist() == original.decode(dtype).tolist()
-            else:
+            elif isinstance(column, np.ndarray):
                 assert column.dtype == numpy_dtype(dtype)
 
 
 def _arrays(column: Column) -> list[np.ndarray[Any, Any]]:
-    return [column.lengths, column.data] if isinstance(column, Strings) else [column]
+    if isinstance(column, np.ndarray):
+        return [column]
+    return [column.lengths if isinstance(column, Strings) else column.sizes, column.data]
 
 
 @given(queue_definitions())
@@ -240,12 +242,15 @@ def _samples() -> list[list[bytes]]:
         *(encode(kind(1, 1)) for kind in (m.Size, m.IsClosed, m.Stats, m.Delete, m.Withdrawn)),
     ]
     for dtype in sorted(DTYPES):
-        column = (
+        column: Column = (
             Strings.encode([b"a", "ä".encode()], (2, 1))
             if dtype in STRING_DTYPES
             else np.zeros((2, 3), numpy_dtype(dtype))
         )
         by_hand.append(encode(m.Put(1, 1, describe_columns([column], [dtype])), encode_columns([column])))
+        if dtype not in STRING_DTYPES:
+            column = Ragged(np.array([[2, 1], [1, 1]]), np.zeros(3, numpy_dtype(dtype)))
+            by_hand.append(encode(m.Put(1, 1, describe_columns([column], [dtype])), encode_columns([column])))
     return [[bytes(frame) for frame in frames] for frames in by_hand]
 
 

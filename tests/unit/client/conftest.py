@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from aioflow.runtime import Request
-    from aioflow.specs import Column
+    from aioflow.specs import Dense
 
 
 @pytest.fixture(params=[pytest.param(("asyncio", {}), id="asyncio"), pytest.param(("trio", {}), id="trio")])
@@ -74,7 +74,7 @@ class FakeCall:
         assert self.on_recall is not None
         self.on_recall(self)
 
-    def columns(self) -> tuple[Column, ...]:
+    def columns(self) -> tuple[Dense, ...]:
         """Return the rows."""
         return (np.array(self.rows, np.int64),)
 
@@ -82,13 +82,13 @@ class FakeCall:
         """Note it."""
         self._host.log.append(f"acknowledge {self.what}")
 
-    def peek(self, count: int) -> tuple[Column, ...]:
+    def peek(self, count: int) -> tuple[Dense, ...]:
         """Show rows."""
         assert 0 < count <= self.rows_left
         start = len(self.rows) - self.rows_left
         return (np.array(self.rows[start : start + count], np.int64),)
 
-    def take(self, count: int) -> tuple[Column, ...]:
+    def take(self, count: int) -> tuple[Dense, ...]:
         """Note it, and hand over rows."""
         column: Any = self.peek(count)[0]
         self.rows_left -= count

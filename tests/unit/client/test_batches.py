@@ -218,6 +218,24 @@ async def test_how_much_is_asked_for(fake_queue: Any, queue: Any, asked: tuple[i
     assert sum(entry.startswith("ask") for entry in fake_queue.host.log) == requests
 
 
+@pytest.mark.parametrize(
+    ("queue", "asked"),
+    [
+        pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]]), (2, 8), id="numbers"),
+        pytest.param(flow.FIFOQueue(1000, "str", ()), (2, 8), id="strings"),
+        pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]], capacity_bytes=127), (2, 1), id="few bytes"),
+        pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]], capacity_bytes=1 << 31), (2, 1), id="many bytes"),
+        pytest.param(flow.PaddingFIFOQueue(1000, ["str"], [[None]]), (2, 1), id="padded strings"),
+    ],
+)
+async def test_what_varies_is_sized_up_by_what_has_come(fake_queue: Any, queue: Any, asked: tuple[int, int]) -> None:
+    """The first requests are for one batch; the others for as many as are likely to make a message worth its way."""
+    fake_queue._definition = queue.definition
+    batches = fake_queue.batches(2, prefetch=1)
+    assert await step(fake_queue, batches, 0, 1, 2) == [1, 2]
+    assert fake_queue.host.asked == asked
+
+
 async def test_a_recall_gives_back_what_is_left_of_a_delivery(fake_queue: Any) -> None:
     """Rows that were handed over are gone; the rest goes back before what came after it."""
     batches = fake_queue.batches(1, prefetch=2)

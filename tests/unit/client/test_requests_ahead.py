@@ -12,6 +12,7 @@ import pytest
 import aioflow as flow
 from aioflow.queues import Completed, Failed, Recall, gather
 from aioflow.runtime import EmbeddedHost, SessionConfig, Waiter, Withdrawn
+from aioflow.specs import pad_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from aioflow.queues import Effect, Rows, Ticket
     from aioflow.resources import QueueRef, QueueResource
     from aioflow.runtime import Request
-    from aioflow.specs import Column
+    from aioflow.specs import Dense
 
 pytestmark = pytest.mark.anyio
 
@@ -39,26 +40,26 @@ class AheadRequest:
         self.ticket = ticket
         self._host = host
         self._queue = queue
-        self._columns: tuple[Column, ...] = ()
+        self._columns: tuple[Dense, ...] = ()
         self._count = 0
 
     def answer(self, rows: Rows) -> None:
-        self._columns = gather(rows, self._queue.definition.element)
+        self._columns = tuple(map(pad_column, gather(rows, self._queue.definition.element)))
         self.rows_left = self._count = rows.count
         self.waiter.resolve(None)
 
-    def columns(self) -> tuple[Column, ...]:
+    def columns(self) -> tuple[Dense, ...]:
         raise AssertionError("a request hands over by take")
 
     def acknowledge(self) -> None:
         raise AssertionError("a request hands over by take")
 
-    def peek(self, count: int) -> tuple[Column, ...]:
+    def peek(self, count: int) -> tuple[Dense, ...]:
         assert 0 < count <= self.rows_left
         start = self._count - self.rows_left
         return tuple(column[start : start + count] for column in self._columns)  # type: ignore[index]
 
-    def take(self, count: int) -> tuple[Column, ...]:
+    def take(self, count: int) -> tuple[Dense, ...]:
         columns = self.peek(count)
         self.rows_left -= count
         self._queue.machine.acknowledge(self.ticket, self._count - self.rows_left)

@@ -10,7 +10,7 @@ import pytest
 from aioflow import queues
 from aioflow.cluster import _admission, _broker, _tickets
 from aioflow.cluster import _messages as m
-from aioflow.cluster._codec import pack_definition
+from aioflow.cluster._codec import decode, pack_definition
 
 if TYPE_CHECKING:
     from aioflow.cluster._messages import Message
@@ -214,15 +214,49 @@ def test_a_batch_without_shapes(desk: Desk) -> None:
     assert desk.get(1, 6) == [[[97]]]
 
 
-def test_a_batch_that_padding_blows_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strings_that_padding_blows_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long and a wide element need their product when padded: refused by the bytes, and back in the queue."""
-    monkeypatch.setattr(_admission, "FRAME_BYTES_MAX", 199)
+    monkeypatch.setattr(_admission, "FRAME_BYTES_MAX", 1599)
     desk.hello(1, 2)
-    desk.define(1, 2, kind="PaddingFIFOQueue", components=[("int8", (None, None))])
+    desk.define(1, 2, kind="PaddingFIFOQueue", components=[("bytes", (None, None))])
     for request, shape in enumerate(([1, 1, 10], [1, 10, 1]), 1):
-        desk.only(desk.send(1, m.Put(request, 1, [["int8", shape]]), [bytes(10)]), m.Done)
-    desk.failed(desk.send(1, m.Get(3, 1, 2, up_to=False)), "QueueError", "one component has 200 bytes")
+        desk.only(desk.send(1, m.Put(request, 1, [["bytes", shape]]), [bytes(80), b""]), m.Done)
+    desk.failed(desk.send(1, m.Get(3, 1, 2, up_to=False)), "QueueError", "one component has 1600 bytes")
     assert desk.size(2) == 2
+
+
+def test_numbers_travel_as_they_are(desk: Desk) -> None:
+    """Numbers of several shapes are not padded by the server: their sizes, and no byte more than there were."""
+    desk.hello(1)
+    desk.define(1, kind="PaddingFIFOQueue", components=[("int8", (None, None))])
+    sizes = np.array([[1, 10], [10, 1]]).tobytes()
+    desk.only(desk.send(1, m.Put(1, 1, [["int8", [1, 1, 10]]]), [bytes(range(10))]), m.Done)
+    desk.only(desk.send(1, m.Put(2, 1, [["int8", [1, None, None]]]), [sizes[16:], bytes(range(10, 20))]), m.Done)
+    desk.only(desk.send(1, m.Put(3, 1, [["int8", [2, None, None]]]), [sizes, bytes(20)]), m.Done)
+    desk.broker.receive(1, m.Get(4, 1, 2, up_to=False), (), desk.now)
+    [(_, [header, *frames])] = desk.broker.take_messages()
+    assert decode([header, *frames])[0] == m.Rows(4, [["int8", [2, None, None]]])
+    assert list(map(bytes, frames)) == [sizes, bytes(range(20))]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        ["int8", [1, None]],
+        ["int8", [1, None, None, None]],
+        ["int8", [2, None, None]],
+        ["int16", [1, None, None]],
+    ],
+)
+def test_rows_that_do_not_fit(desk: Desk, column: list[Any]) -> None:
+    """Rows of several shapes are held against the definition, each of them, before any is taken."""
+    desk.hello(1)
+    desk.define(1, kind="PaddingFIFOQueue", components=[("int8", (None, 2))])
+    dtype, (rows, *rank) = column
+    sizes = np.array([[2] * len(rank), [1] * len(rank)][:rows])
+    values = bytes(int(sizes.prod(axis=1).sum()) * (2 if dtype == "int16" else 1))
+    desk.failed(desk.send(1, m.Put(1, 1, [column]), [sizes.tobytes(), values]), "SpecMismatch", "int8")
+    assert desk.size(1) == 0
 
 
 @pytest.mark.parametrize("dtype", ["int8", "bytes"])

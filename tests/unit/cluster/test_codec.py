@@ -71,7 +71,7 @@ BOMBS: dict[str, tuple[Callable[[], list[bytes]], str]] = {
         "Hello.session must be a string of 1 to 1024 characters, got ''",
     ),
     "components": (lambda: [_put(*[["int8", []]] * 1025)], "Put.columns must be a list of at most 1024"),
-    "rank": (lambda: [_put(["int8", [1] * 65])], "Put.columns must be .* at most 64, each an integer from 0"),
+    "rank": (lambda: [_put(["int8", [1] * 65])], "Put.columns must be .* at most 64, each nil or an integer from 0"),
     "rank 0": (lambda: [_put(["int8", []]), b"a"], r"a column of shape \[\]; expected rank 1 to 64"),
     "a huge shape": (lambda: [_put(["int8", [2**40]]), b"a"], "int8 of shape .* has 1099511627776 bytes, got 1"),
     "an overflowing shape": (lambda: [_put(["int8", [2**32, 2**32]]), b""], "at most 576460752303423487 values"),

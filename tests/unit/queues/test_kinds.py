@@ -9,7 +9,7 @@ import pytest
 
 from aioflow.errors import EndOfQueue, SpecMismatch
 from aioflow.queues import Completed, QueueDefinition, QueueMachine, Segment, gather
-from aioflow.specs import ElementSpec, Strings, TensorSpec, to_columns
+from aioflow.specs import ElementSpec, Strings, TensorSpec, pad_column, to_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ def _padded(shape: tuple[int | None, ...], values: list[Any], dtype: str = "int3
     ticket = machine.dequeue(len(values) if count is None else count)
     rows = next(e.rows for e in machine.take_effects() if isinstance(e, Completed) and e.ticket == ticket)
     assert rows is not None
-    column = gather(rows, spec)[0]
+    column = pad_column(gather(rows, spec)[0])
     return column.decode(dtype) if isinstance(column, Strings) else column
 
 

@@ -1,0 +1,149 @@
+"""Single elements gathered as they are written, where they are numbers of known ranks and sizes vary: one copy each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aioflow.client._block import Block
+from aioflow.errors import SpecMismatch
+from aioflow.queues import Segment
+from aioflow.specs import STRING_DTYPES, ElementSpec, Ragged, empty, numpy_dtype
+
+if TYPE_CHECKING:
+    from aioflow.queues import QueueDefinition
+    from aioflow.specs import Allocate, Array, Column, TensorSpec
+
+__all__ = ["RaggedBlock"]
+
+
+class RaggedBlock:
+    """Rows to come, of a queue of numbers of known ranks, of which at least one varies in size.
+
+    Components of one size are in a `Block`.
+
+    Attributes:
+        count: Rows in it.
+        room: How many it can hold, while there is room for their values.
+        row_bytes: Payload bytes of the row that was added last.
+    """
+
+    def __init__(self, definition: QueueDefinition, rows_max: int, bytes_max: int, allocate: Allocate) -> None:
+        """Allocate nothing yet; there will be room for `bytes_max` of each component that varies."""
+        element = definition.element
+        self.count = 0
+        self.room = rows_max
+        self.row_bytes = 0
+        self._element = element
+        self._is_named = element.names is not None
+        parts = list(enumerate(element.components))
+        self._varying = [
+            _Values(i, component, bytes_max, allocate) for i, component in parts if component.nbytes is None
+        ]
+        self._fixed = [i for i, component in parts if component.nbytes is not None]
+        fixed = ElementSpec(tuple(element.components[i] for i in self._fixed))
+        self._fixed_bytes = fixed.nbytes or 0
+        self._block = Block(replace(definition, element=fixed), self._fixed_bytes, rows_max, allocate)
+
+    @staticmethod
+    def takes(element: ElementSpec) -> bool:
+        """Whether elements of a specification, whose sizes vary, can be gathered: no strings, no unknown ranks."""
+        components = element.components
+        return all(component.shape is not None and component.dtype not in STRING_DTYPES for component in components)
+
+    def add(self, element: Any) -> bool:
+        """Copy in an element that has exactly the dtypes and shapes, if there is room; say whether it was."""
+        if type(element) is not tuple or self._is_named:
+            try:
+                element = self._element.split(element)
+            except SpecMismatch:
+                return False
+        varying, fixed = self._varying, self._fixed
+        if len(element) != len(varying) + len(fixed):
+            return False
+        row_bytes = self._fixed_bytes
+        for values in varying:
+            nbytes = values.add(element[values.component])
+            if nbytes < 0:
+                break
+            row_bytes += nbytes
+        else:
+            if not fixed or self._block.add(tuple([element[i] for i in fixed])):
+                self.row_bytes = row_bytes
+                self.count += 1
+                return True
+        for values in varying:
+            values.keep(self.count)
+        return False
+
+    def add_row(self, columns: tuple[Column, ...]) -> bool:
+        """Copy in columns of one row, if there is room for its values; say whether there was."""
+        return self.add(tuple([column[0] for column in columns]))  # type: ignore[index]
+
+    def take(self) -> Segment:
+        """Return the rows, and begin anew."""
+        columns: dict[int, Column] = {values.component: values.take(self.count) for values in self._varying}
+        if self._fixed:
+            columns.update(zip(self._fixed, self._block.take().columns, strict=True))
+        self.count = 0
+        return Segment.of(tuple([columns[i] for i in range(len(columns))]))
+
+
+class _Values:
+    """The values of one component that varies, row after row."""
+
+    __slots__ = ("_allocate", "_data", "_dtype", "_end", "_itemsize", "_known", "_rank", "_room", "_sizes", "component")
+
+    def __init__(self, component: int, spec: TensorSpec, bytes_max: int, allocate: Allocate) -> None:
+        assert spec.shape is not None, "takes() has said so"
+        self.component = component
+        self._allocate = allocate
+        self._dtype = numpy_dtype(spec.dtype)
+        self._itemsize = self._dtype.itemsize
+        self._rank = len(spec.shape)
+        self._known = [(i, size) for i, size in enumerate(spec.shape) if size is not None]
+        self._room = bytes_max // self._itemsize
+        self._data: Array | None = None
+        self._end = 0
+        self._sizes: list[int] = []
+
+    def add(self, value: Any) -> int:
+        """Copy in an array that has exactly the dtype and shape, if there is room; return its bytes, or else -1."""
+        if type(value) is not np.ndarray or value.dtype is not self._dtype or value.ndim != self._rank:
+            return -1
+        start, size, data = self._end, value.size, self._data
+        end = start + size
+        if end > self._room or (self._known and any(value.shape[i] != known for i, known in self._known)):
+            return -1
+        if data is None:
+            data = self._data = empty((self._room,), self._dtype, self._allocate)
+        data[start:end] = value if self._rank == 1 else value.reshape(-1)
+        self._sizes += value.shape
+        self._end = end
+        return size * self._itemsize
+
+    def keep(self, rows: int) -> None:
+        """Forget what came behind so many rows."""
+        first = rows * self._rank
+        if len(self._sizes) > first:
+            self._end -= math.prod(self._sizes[first:])
+            del self._sizes[first:]
+
+    def take(self, rows: int) -> Ragged:
+        """Return all rows, and begin anew; few values are copied, so that they do not keep the memory of many."""
+        sizes = np.array(self._sizes, np.int64).reshape(rows, self._rank)
+        count, data = self._end, self._data
+        self._sizes, self._end = [], 0
+        if data is None:  # no row has a value
+            return Ragged(sizes, np.empty(0, self._dtype))
+        data = data[:count]
+        if 2 * count < self._room:
+            data = data.copy()
+        else:
+            self._data = None
+        for array in (sizes, data):
+            array.flags.writeable = False
+        return Ragged(sizes, data)
