@@ -19,7 +19,7 @@ import numpy as np
 from aioflow.client._values import check_batch, check_count, reader
 from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
 from aioflow.names import DeviceName
-from aioflow.runtime import CopyAhead, begin_call, complete_get, complete_request, is_turn_due
+from aioflow.runtime import CopyAhead, begin_call, complete_get, complete_request, give_turn, is_turn_due
 from aioflow.specs import STRING_DTYPES, column_row_bytes
 from aioflow.transport import FRAME_BYTES_MAX
 
@@ -115,8 +115,11 @@ class Batches:
             StopAsyncIteration: The queue is closed and drained, or the iterator was left.
             EndOfQueue: So it is, and a producer was lost or failed: the data may be short.
         """
+        if is_turn_due():
+            await begin_call()
+            await give_turn()
         requests, host = self._requests, self._quick_host
-        if requests and (request := requests[0]).rows_left >= self._n and host is not None and not is_turn_due():
+        if requests and (request := requests[0]).rows_left >= self._n and host is not None:
             try:  # nothing to wait for: this is done for each element, so it is short
                 columns = request.take(self._n)
             except BaseException:

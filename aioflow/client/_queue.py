@@ -280,8 +280,8 @@ class Queue:
         flushes. A cancelled or failed exit flushes within 1 s and notes on the exception how many elements did not go.
 
         Args:
-            batch: Elements to group; while two groups are under way the next may grow to 8 times as many, or to a
-                quarter of the capacity.
+            batch: Elements to group; while a group is under way the next may grow to 8 times as many, or to a quarter
+                of the capacity.
             batch_bytes: Bytes after which a group is sent although it has fewer elements.
             delay_s: Seconds after which what was written is sent at the latest.
 

@@ -146,9 +146,9 @@ class Writer:
         segment = self._queue._convert(value, many=many)  # noqa: SLF001
         await give_turn()
         if not self._may_buffer():
-            await self._await_calls(GROUPS_MAX - 1)
+            await self._await_calls(len(self._calls) - 1)
             self._check_open()  # another task may have left it meanwhile
-            self._send_if_ripe()
+            self._send_if_due()
         self._raise_kept()
         is_added = self._block is not None and not many and self._block.add_row(segment.columns)
         if segment.rows and not is_added:
@@ -161,33 +161,40 @@ class Writer:
             raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
 
     def _may_buffer(self) -> bool:
-        """Whether a group may be sent, or else what is buffered may grow, as none under way has ended."""
+        """Whether what is buffered may grow: not if a group has ended and what is buffered may go, or if it is full."""
         calls = self._calls
-        if len(calls) < GROUPS_MAX:
+        if not calls:
             return True
-        rows = self._gone_rows + self._rows
-        is_full = rows >= self._rows_max or self._gone_bytes + self._bytes >= self._batch_bytes
-        return not (is_full or (rows >= self._batch and calls[0][0].waiter.is_set))
+        if calls[0][0].waiter.is_set:
+            return not self._is_ripe()
+        return len(calls) < GROUPS_MAX or not self._is_full()
 
     def _is_ripe(self) -> bool:
         return self._gone_rows + self._rows >= self._batch or self._gone_bytes + self._bytes >= self._batch_bytes
+
+    def _is_full(self) -> bool:
+        return self._gone_rows + self._rows >= self._rows_max or self._gone_bytes + self._bytes >= self._batch_bytes
 
     def _count(self, rows: int, nbytes: int) -> None:
         """Count what was buffered just now, and send if it is enough."""
         self._rows += rows
         self._bytes += nbytes
-        if not self._send_if_ripe() and not self._is_late:
+        if not self._send_if_due() and not self._is_late:
             self._is_late = True
             self._written.set()
         if self._block is not None and self._block.count == self._block.room:
             self._end_block()
 
-    def _send_if_ripe(self) -> bool:
-        """Send what is buffered if it is enough and may go; say whether it went."""
-        is_ripe = self._is_ripe() and len(self._calls) < GROUPS_MAX
-        if is_ripe:
+    def _send_if_due(self) -> bool:
+        """Send a group if none is under way, or a full one while another is; say whether it went.
+
+        So groups are the larger the busier the server is, and where it is not they go at once (Nagle, RFC 896).
+        """
+        calls = self._calls
+        is_due = self._is_full() and len(calls) < GROUPS_MAX if calls else self._is_ripe()
+        if is_due:
             self._send()
-        return is_ripe
+        return is_due
 
     def _end_block(self) -> None:
         if self._block is not None and self._block.count:

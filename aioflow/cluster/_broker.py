@@ -74,35 +74,7 @@ class Broker:
         self._dropped: list[PeerId] = []
         self._now = 0.0
         self._deadline_moved = False
-        self._handlers: dict[type[Any], Callable[[Session, Any, Sequence[Frame]], None]] = {
-            m.Define: queues.define,
-            m.Put: queues.put,
-            m.Get: queues.get,
-            m.Ask: queues.ask,
-            m.Promote: self._tickets.promote,
-            m.Acknowledge: self._tickets.acknowledge,
-            m.Withdraw: self._withdraw,
-            m.Close: queues.close,
-            m.Size: queues.size,
-            m.IsClosed: queues.is_closed,
-            m.Stats: queues.stats,
-            m.Delete: queues.delete,
-            m.Lookup: queues.lookup,
-            m.Join: queues.join,
-            m.Leave: queues.leave,
-            m.Bye: self._bye,
-            m.Resume: self._resume,
-            m.Confirm: self._confirm,
-            m.Read: self._variables.read,
-            m.Assign: self._variables.assign,
-            m.Reset: self._reset,
-            m.RegisterGraph: self.steps.register,
-            m.DeregisterGraph: self.steps.deregister,
-            m.RunGraph: self.steps.run,
-            m.SendTensor: self.steps.send_tensor,
-            m.ListDevices: self.steps.list_devices,
-            m.EndOwner: self._end_owner,
-        }
+        self._handlers = self._all_handlers(queues)
 
     def take_messages(self) -> list[tuple[PeerId, list[Frame]]]:
         """Return what is to be sent, in order."""
@@ -137,6 +109,37 @@ class Broker:
                 self.refuse(peer, f"{type(message).__name__} came {came}")
             else:
                 self._handle(session, peer, message, frames)
+
+    def _all_handlers(self, queues: QueueRequests) -> dict[type[Any], Callable[[Session, Any, Sequence[Frame]], None]]:
+        return {
+            m.Define: queues.define,
+            m.Put: queues.put,
+            m.Get: queues.get,
+            m.Ask: queues.ask,
+            m.Promote: self._tickets.promote,
+            m.Acknowledge: self._tickets.acknowledge,
+            m.Withdraw: self._withdraw,
+            m.Close: queues.close,
+            m.Size: queues.size,
+            m.IsClosed: queues.is_closed,
+            m.Stats: queues.stats,
+            m.Delete: queues.delete,
+            m.Lookup: queues.lookup,
+            m.Join: queues.join,
+            m.Leave: queues.leave,
+            m.Bye: self._bye,
+            m.Resume: self._resume,
+            m.Confirm: self._confirm,
+            m.Read: self._variables.read,
+            m.Assign: self._variables.assign,
+            m.Reset: self._reset,
+            m.RegisterGraph: self.steps.register,
+            m.DeregisterGraph: self.steps.deregister,
+            m.RunGraph: self.steps.run,
+            m.SendTensor: self.steps.send_tensor,
+            m.ListDevices: self.steps.list_devices,
+            m.EndOwner: self._end_owner,
+        }
 
     def _handle(self, session: Session, peer: PeerId, message: Message, frames: Sequence[Frame]) -> None:
         kind = type(message)

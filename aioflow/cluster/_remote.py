@@ -235,9 +235,11 @@ class RemoteHost:
             self._delivered.pop(call.id, None)
         self._peer.acknowledge(call.id, rows, is_all=is_all)
         time = self._link.clock()
-        if receipts is None or time >= self._acknowledged_at + ACKNOWLEDGE_EVERY_S:
-            self._acknowledged_at = time
+        if receipts is None:
             self._link.send()
+        elif time >= self._acknowledged_at + ACKNOWLEDGE_EVERY_S:
+            self._acknowledged_at = time
+            self._link.send_soon()  # with what is asked for next
         elif not self._is_late.is_set():
             self._is_late.set()
 

@@ -223,10 +223,10 @@ async def test_a_fault_fails_one_request_only(monkeypatch: pytest.MonkeyPatch, n
     """What goes wrong on the server with one request is that client's RemoteError; rows go back, others are served."""
     gather = _tickets.gather  # type: ignore[attr-defined]
 
-    def fails_for_some(rows: Any, element: Any) -> Any:
+    def fails_for_some(rows: Any, element: Any, *allocate: Any) -> Any:
         if len(element.components) == 2:
             raise MemoryError("on purpose")
-        return gather(rows, element)
+        return gather(rows, element, *allocate)
 
     q, other = flow.FIFOQueue(10, ["int64", "int64"], [(), ()], shared_name="bad"), ints(shared_name="good")
     with anyio.fail_after(TEST_S):
