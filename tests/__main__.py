@@ -32,10 +32,12 @@ CHECKS: dict[str, list[str]] = {
     "pytest": [PYTHON, "-m", "pytest"],
 }
 MEASURED = [PYTHON, "-m", "coverage", "run", "-m", "pytest"]
-# The tests in two processes at once: those that compute, and those with real sockets and processes, which also wait.
-HALVES = (
-    ["tests/gpu", "tests/meta", "tests/property", "tests/simulation", "tests/typing", "tests/unit"],
-    ["tests/conformance", "tests/integration"],
+# What takes long, beside which the tests of the later parts run: many of them wait.
+SLOW = {"mypy", "pyright", "pytest"}
+PARTS = (
+    ["tests/property", "tests/simulation", "tests/typing"],
+    ["tests/conformance", "tests/gpu", "tests/meta", "tests/unit"],
+    ["tests/integration"],
 )
 
 
@@ -54,17 +56,19 @@ def main(arguments: list[str]) -> int:
     if "pytest" in commands:
         commands["pytest"] = [*(MEASURED if coverage else CHECKS["pytest"]), *for_pytest]
     results: list[tuple[str, int, float]] = []
+    in_parts = "pytest" in commands and not for_pytest
+    behind: list[Part] = []
     for name, command in commands.items():
-        if name == "pytest" and not for_pytest:
-            results += run_halves(command)
-        else:
-            results.append((name, *run(name, command)))
+        if in_parts and name in SLOW and not behind:
+            behind = [Part(commands["pytest"], part) for part in PARTS[1:]]
+        results.append((name, *run(name, [*command, *PARTS[0]] if in_parts and name == "pytest" else command)))
+    results += [part.finish() for part in behind]
     if coverage:
         run("coverage", [PYTHON, "-m", "coverage", "combine", "--quiet"])
         run("coverage", [PYTHON, "-m", "coverage", "report"])
     print("\n=== summary ===")
     for name, code, seconds in results:
-        print(f"{name:<10} {'passed' if code == 0 else f'FAILED ({code})':<12} {seconds:6.1f} s")
+        print(f"{name:<24} {'passed' if code == 0 else f'FAILED ({code})':<12} {seconds:6.1f} s")
     return sum(code != 0 for _, code, _ in results)
 
 
@@ -76,21 +80,29 @@ def run(name: str, command: list[str]) -> tuple[int, float]:
     return code, monotonic() - began
 
 
-def run_halves(command: list[str]) -> list[tuple[str, int, float]]:
-    """Run the tests in two processes; return the exit code and the seconds of each."""
-    print("\n=== pytest, two halves at once: the second is shown when the first has ended ===", flush=True)
-    began = monotonic()
-    with tempfile.TemporaryFile() as output:
-        second = subprocess.Popen([*command, *HALVES[1]], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        first = subprocess.run([*command, *HALVES[0]], cwd=ROOT, check=False).returncode
-        results = [("pytest 1", first, monotonic() - began)]
-        second.wait()
-        results.append(("pytest 2", second.returncode, monotonic() - began))
-        output.seek(0)
+class Part:
+    """Some of the tests, run beside others; what they print is shown when they have ended.
+
+    Args:
+        command: Of pytest.
+        folders: The tests.
+    """
+
+    def __init__(self, command: list[str], folders: list[str]) -> None:
+        self._name = f"pytest {Path(folders[0]).name} ..."
+        self._began = monotonic()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - `finish` closes it
+        self._process = subprocess.Popen([*command, *folders], cwd=ROOT, stdout=self._output, stderr=subprocess.STDOUT)
+
+    def finish(self) -> tuple[str, int, float]:
+        """Wait for the end, show what was printed; return the name, the exit code, and the seconds until now."""
+        code = self._process.wait()
+        print(f"\n=== {self._name} ===", flush=True)
+        with self._output as output:
+            output.seek(0)
+            shutil.copyfileobj(output, sys.stdout.buffer)
         sys.stdout.flush()
-        shutil.copyfileobj(output, sys.stdout.buffer)
-        sys.stdout.flush()
-    return results
+        return self._name, code, monotonic() - self._began
 
 
 if __name__ == "__main__":

@@ -17,11 +17,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.reliability.scale import NIGHTLY
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # The bound of every wait for a program; each test is bounded too.
 PROGRAM_S = 20.0
+
+# For tests that start many processes and vary what runs every time.
+at_night = pytest.mark.skipif(not NIGHTLY, reason="runs with HYPOTHESIS_PROFILE=nightly")
 
 
 class Program:

@@ -40,14 +40,14 @@ SYSTEMS = ["ring", "multiprocessing.Queue"]  # those that start soonest
 # Each workload, by aioflow once, and each other system that the tests have, where it has something of its own to do.
 EACH = {
     "W1s": ["aioflow"],
-    "W1b": ["aioflow", "ring", "ZeroMQ"],
-    "W2": ["aioflow-tcp", "multiprocessing.Queue"],
+    "W1b": ["aioflow", "ring"],
+    "W2": ["aioflow-tcp"],
     "W2-shuffle": ["aioflow-shm"],
     "W2-copy": ["aioflow-shm"],
     "W2-two": ["aioflow", "ring"],
-    "W3": ["aioflow", "multiprocessing.Queue-chunks", "ZeroMQ"],
-    "W4": ["aioflow-shm", "ring", "ZeroMQ"],
-    "W5": ["aioflow", "multiprocessing.Queue", "ring", "ZeroMQ"],
+    "W3": ["aioflow", "multiprocessing.Queue-chunks"],
+    "W4": ["ZeroMQ"],
+    "W5": ["aioflow", "multiprocessing.Queue"],
 }
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.integration.conftest import at_night
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
@@ -26,11 +28,6 @@ INTERRUPTED_S = 2.0  # within which everything has ended after a Ctrl-C
 DOWN_S = 5.0  # the same of a launched cluster
 TOLD_S = 10.0  # within which everybody knows of the loss of a server
 STARTING, TRAINING = r"trainer-0 +\| started", r"trainer-0 +\| epoch  2"
-
-# Each starts several processes. In every run each example is run and interrupted once or twice, at night in every way.
-at_night = pytest.mark.skipif(
-    os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="runs with HYPOTHESIS_PROFILE=nightly"
-)
 
 # The bound of every wait in this file: a line or an exit that does not come fails the test.
 pytestmark = pytest.mark.timeout(60)

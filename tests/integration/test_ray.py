@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Program, Watch
+from tests.integration.conftest import Program, Watch, at_night
 from tests.integration.reliability.namespaces import ip, why_not
 
 pytestmark = [
@@ -157,6 +157,7 @@ def test_a_cluster_on_ray(drive: Callable[..., Program], watch: Callable[[list[i
     assert watched.left(1) == []
 
 
+@at_night
 def test_a_driver_that_is_killed(drive: Callable[..., Program], watch: Callable[[list[int]], Watch]) -> None:
     """Its programs end, and its servers go on: the next driver is refused, or takes over what they hold."""
     first = drive("""
@@ -195,6 +196,7 @@ def test_a_driver_that_is_killed(drive: Callable[..., Program], watch: Callable[
     assert _said(second, "again") == [[]]
 
 
+@at_night
 def test_what_cannot_run(drive: Callable[..., Program]) -> None:
     """A server or program that cannot be started, or fails again and again, ends all, and says why."""
     program = drive("""
