@@ -12,11 +12,12 @@ import logging
 import weakref
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import numpy as np
 
-from aioflow.client._values import check_batch, check_count, reader
+from aioflow.client._values import check_batch, check_count, elements_of, reader
 from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
 from aioflow.names import DeviceName
 from aioflow.runtime import CopyAhead, begin_call, complete_get, complete_request, give_turn, is_turn_due
@@ -24,12 +25,13 @@ from aioflow.specs import STRING_DTYPES, column_row_bytes
 from aioflow.transport import FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from aioflow.client._queue import Queue
     from aioflow.queues import QueueDefinition
     from aioflow.runtime import Host, Request
-    from aioflow.specs import Dense
+    from aioflow.specs import Column, Dense
 
 __all__ = ["Batches"]
 
@@ -84,6 +86,7 @@ class Batches:
         self._varies = False
         self._host: Host | None = None
         self._quick_host: Host | None = None  # the same, where steps may do without a wait
+        self._read: Callable[[tuple[Column, ...]], list[Any]] | None = None  # where single elements have one size
         self._requests: deque[Request] = deque()
         self._stepping: Request | None = None
         self._recall_rest = False
@@ -120,15 +123,20 @@ class Batches:
             await give_turn()
         requests, host = self._requests, self._quick_host
         if requests and (request := requests[0]).rows_left >= self._n and host is not None:
+            columns: tuple[Dense, ...] = ()
             try:  # nothing to wait for: this is done for each element, so it is short
-                columns = request.take(self._n)
+                if self._read is not None:
+                    value = request.take_element(self._read)
+                else:
+                    columns = request.take(self._n)
+                    value = self._to_user(columns)
             except BaseException:
                 self._give_back(0)
                 raise
             if not request.rows_left:
                 requests.popleft()
                 self._refill(host, columns)
-            return self._to_user(columns)
+            return value
         return await self._step()
 
     async def aclose(self) -> None:
@@ -181,6 +189,8 @@ class Batches:
             await self._begin_copies(self._device)
         on_device = self._ahead is not None
         self._varies = self._prefetch > 0 and not on_device and _is_sized_up_anew(definition)
+        if self._single and definition.element.nbytes is not None:
+            self._read = partial(elements_of, element=definition.element)
         self._to_user = reader(definition.element, single=self._single, copy=self._copy, on_device=on_device)
         self._quick_host = None if on_device else host
         self._host = host

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioflow.queues import QueueDefinition
-    from aioflow.specs import Dense, TensorSpec
+    from aioflow.specs import Column, Dense, TensorSpec
 
-__all__ = ["check_batch", "check_count", "convert_feed", "reader", "to_user"]
+__all__ = ["check_batch", "check_count", "convert_feed", "elements_of", "reader", "to_user"]
 
 # TensorFlow's numbers of elements are int32.
 COUNT_MAX = 2**31 - 1
@@ -40,6 +40,15 @@ def reader(
     if element.names is not None:
         return lambda columns: element.join(tuple(map(read, columns, dtypes)))
     return lambda columns: tuple(map(read, columns, dtypes))
+
+
+def elements_of(columns: tuple[Column, ...], element: ElementSpec) -> list[Any]:
+    """Return the rows of columns as elements, for those that have one size."""
+    parts = [_list_rows(column) for column in columns]
+    if len(parts) == 1 and element.names is None:
+        return parts[0]
+    rows = zip(*parts, strict=True)
+    return list(rows) if element.names is None else [element.join(row) for row in rows]
 
 
 def convert_feed(value: Any, spec: TensorSpec) -> Any:
@@ -94,6 +103,13 @@ def _read_row(column: Dense, dtype: str) -> Any:
     if isinstance(value, np.ndarray):  # else it is a NumPy scalar
         value.flags.writeable = False  # a view of the column
     return value
+
+
+def _list_rows(column: Column) -> list[Any]:
+    assert isinstance(column, np.ndarray), "rows of one size are in an array"
+    rows = column.view()
+    rows.flags.writeable = False  # and so is each row
+    return list(rows)
 
 
 def _read_on_device(column: Any, dtype: str) -> Any:

@@ -21,7 +21,7 @@ __all__ = ["RemoteCall"]
 class RemoteCall:
     """A request under way."""
 
-    __slots__ = ("_columns", "_host", "_rows", "_taken", "_waiter", "id", "is_get", "on_recall")
+    __slots__ = ("_columns", "_elements", "_host", "_rows", "_taken", "_waiter", "id", "is_get", "on_recall")
 
     def __init__(self, host: RemoteHost, on_recall: Callable[[Request], None] | None, *, get: bool) -> None:
         self.id = 0
@@ -29,6 +29,7 @@ class RemoteCall:
         self.on_recall = on_recall
         self._waiter: Waiter[Any] = Waiter()
         self._columns: tuple[Column, ...] = ()
+        self._elements: list[Any] = []  # of the rows, once one was handed over as such
         self._rows = 0
         self._taken = 0
         self._host = host
@@ -49,7 +50,7 @@ class RemoteCall:
 
     def answer(self, value: Any) -> None:
         if self.is_get:
-            self._columns, self._taken = value, 0
+            self._columns, self._elements, self._taken = value, [], 0
             self._rows = value[0].shape[0]
         self._waiter.resolve(value)
 
@@ -60,7 +61,7 @@ class RemoteCall:
 
     def void(self) -> None:
         """Let go of rows that have come: they are the server's again."""
-        self._columns, self._rows, self._taken = (), 0, 0
+        self._columns, self._elements, self._rows, self._taken = (), [], 0, 0
         if self._waiter.is_set:
             self._waiter = Waiter()
 
@@ -83,8 +84,17 @@ class RemoteCall:
         self._host.acknowledge_late(self, self._taken, is_all=self._taken == self._rows)
         return columns
 
+    def take_element(self, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
+        self._host.check()
+        if not self._elements:
+            self._elements = read(self._columns)
+        element = self._elements[self._taken]
+        self._taken += 1
+        self._host.acknowledge_late(self, self._taken, is_all=self._taken == self._rows)
+        return element
+
     def withdraw(self) -> None:
-        self._columns, self._rows, self._taken = (), 0, 0
+        self._columns, self._elements, self._rows, self._taken = (), [], 0, 0
         self._host.withdraw(self)
 
     def promote(self) -> None:

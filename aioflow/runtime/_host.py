@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aioflow.queues import Segment
     from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, VariableKey, VariableRef
     from aioflow.runtime._waiter import Waiter
-    from aioflow.specs import Dense
+    from aioflow.specs import Column, Dense
 
 __all__ = [
     "Call",
@@ -89,6 +89,17 @@ class Request(Call, Protocol):
 
     def take(self, count: int) -> tuple[Dense, ...]:
         """Hand over the next `count` rows, at most `rows_left`: acknowledge and return them. The last ends the request.
+
+        Raises:
+            AioflowError: The session is over: what was not handed over is the queue's again.
+        """
+        ...
+
+    def take_element(self, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
+        """Hand over the next row as an element, of at least one that is left; the last ends the request.
+
+        Args:
+            read: Makes the elements of all rows of the request, once.
 
         Raises:
             AioflowError: The session is over: what was not handed over is the queue's again.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from aioflow.runtime import Request
-    from aioflow.specs import Dense
+    from aioflow.specs import Column, Dense
 
 
 @pytest.fixture(params=[pytest.param(("asyncio", {}), id="asyncio"), pytest.param(("trio", {}), id="trio")])
@@ -94,6 +94,11 @@ class FakeCall:
         self.rows_left -= count
         self._host.log.append(f"take {column.tolist()} of {self.what}")
         return (column,)
+
+    def take_element(self, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
+        """Note it, and hand over a row."""
+        [element] = read(self.take(1))
+        return element
 
     def withdraw(self) -> None:
         """Note it, and end what waits."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aioflow.queues import Effect, Rows, Ticket
     from aioflow.resources import QueueRef, QueueResource
     from aioflow.runtime import Request
-    from aioflow.specs import Dense
+    from aioflow.specs import Column, Dense
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +65,10 @@ class AheadRequest:
         self._queue.machine.acknowledge(self.ticket, self._count - self.rows_left)
         self._host.perform(self._queue)
         return columns
+
+    def take_element(self, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
+        [element] = read(self.take(1))
+        return element
 
     def promote(self) -> None:
         self._queue.machine.promote(self.ticket)
