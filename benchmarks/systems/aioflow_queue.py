@@ -109,7 +109,7 @@ async def _send_back(workload: Workload, address: str) -> None:
 
 async def _write(workload: Workload, producer: int, address: str) -> None:
     elements, queue = Elements(workload), _queue(workload)
-    group_bytes = workload.batch * workload.element_bytes or 1 << 20
+    group_bytes = max(1 << 20, workload.batch * workload.element_bytes)
     async with flow.Session(address), queue.producer(), queue.writer(batch_bytes=group_bytes, delay_s=FILL_S) as writer:
         for number in workload.numbers(producer):
             await writer.write(elements[number])

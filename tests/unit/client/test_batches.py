@@ -175,7 +175,7 @@ async def test_a_delivery_of_runs_is_handed_over_run_by_run(fake_queue: Any) -> 
     """Each step takes a batch of it; the next request goes when the last batch is taken, which may be short."""
     batches = fake_queue.batches(2, prefetch=1)
     assert await step(fake_queue, batches, 0, 1, 2, 3, 4, 5) == [1, 2]
-    assert fake_queue.host.asked == (2, 8)
+    assert fake_queue.host.asked == (2, 32)
     assert (await anext(batches)).tolist() == [3, 4]
     assert fake_queue.host.log[-1] == "take [3, 4] of ask 1"
     assert (await anext(batches)).tolist() == [5]
@@ -221,8 +221,8 @@ async def test_how_much_is_asked_for(fake_queue: Any, queue: Any, asked: tuple[i
 @pytest.mark.parametrize(
     ("queue", "asked"),
     [
-        pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]]), (2, 8), id="numbers"),
-        pytest.param(flow.FIFOQueue(1000, "str", ()), (2, 8), id="strings"),
+        pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]]), (2, 32), id="numbers"),
+        pytest.param(flow.FIFOQueue(1000, "str", ()), (2, 32), id="strings"),
         pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]], capacity_bytes=127), (2, 1), id="few bytes"),
         pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]], capacity_bytes=1 << 31), (2, 1), id="many bytes"),
         pytest.param(flow.PaddingFIFOQueue(1000, ["str"], [[None]]), (2, 1), id="padded strings"),
