@@ -85,6 +85,7 @@ def test_killed_clients_leave_no_memory(
             _goes_on(program)
             program.kill()
         session.delete(LARGE)
+        left = idle
         for _ in range(10_000):  # until the server has noticed that the last ones are gone
             session.size(LARGE)
             if (left := _memory_of(server.process.pid)) == idle:

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import numpy as np
 import pytest
 from anyio.lowlevel import checkpoint
