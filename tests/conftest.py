@@ -23,9 +23,17 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+
+# Hypothesis: an example that is slow is a slow computer. HYPOTHESIS_PROFILE chooses how many are tried.
+CALM = settings(deadline=None, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", CALM, max_examples=100)
+settings.register_profile("ci", CALM, max_examples=200, derandomize=True)
+settings.register_profile("nightly", CALM, max_examples=50_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 # How long what is ending may take to have ended: a worker thread, an I/O thread's descriptors, a task in its finally.
 SETTLE_S = 2.0
