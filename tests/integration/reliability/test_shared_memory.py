@@ -12,7 +12,7 @@ import aioflow as flow
 from aioflow import blocking
 from tests.integration.conftest import Program
 from tests.integration.reliability.conftest import Figure, StartServer
-from tests.integration.reliability.scale import CONFIG, KILLS_OF_MEMORY, TEST_S
+from tests.integration.reliability.scale import KILLS_OF_MEMORY, TEST_S
 
 pytestmark = [pytest.mark.timeout(TEST_S), pytest.mark.skipif(not Path("/proc").is_dir(), reason="shm:// needs Linux")]
 
@@ -20,8 +20,19 @@ SHARED = Path("/dev/shm")
 LARGE = flow.FIFOQueue(64, ["uint8", "int64"], [(100_000,), ()], shared_name="large")
 QUEUE = 'flow.FIFOQueue(64, ["uint8", "int64"], [(100_000,), ()], shared_name="large")'
 
-# An element's bytes are all alike, and say which it is. It says so once it has written some, and goes on.
-PRODUCER = f"""
+# Each says once that it has got on, and again whenever it is asked to.
+ASKED = """
+import signal
+asked = [True]
+signal.signal(signal.SIGUSR1, lambda *_: asked.append(True))
+def got_on():
+    if asked:
+        asked.clear()
+        print("got on", flush=True)
+"""
+
+# An element's bytes are all alike, and say which it is.
+PRODUCER = f"""{ASKED}
 import asyncio, numpy as np, aioflow as flow
 async def main():
     queue, number = {QUEUE}, 0
@@ -30,12 +41,12 @@ async def main():
             await writer.write((np.full(100_000, number % 251, np.uint8), np.int64(number)))
             number += 1
             if number % 40 == 0:
-                print("in", number, flush=True)
+                got_on()
 asyncio.run(main())
 """
 
 # It holds the last batches, and looks whether they are what they were.
-CONSUMER = f"""
+CONSUMER = f"""{ASKED}
 import asyncio, collections, numpy as np, aioflow as flow
 async def main():
     kept, count = collections.deque(maxlen=12), 0
@@ -47,7 +58,7 @@ async def main():
                 for images, numbers in kept:
                     assert (images == (numbers % 251).astype(np.uint8)[:, None]).all(), "a view has changed"
                     assert not images.flags.writeable
-                print("out", 8 * count, flush=True)
+                got_on()
 asyncio.run(main())
 """
 
@@ -60,9 +71,9 @@ def _memory_of(pid: int) -> tuple[int, int, int]:
 
 
 def _goes_on(program: Program) -> None:
-    """Wait for what it says next but one: the first may have been said before."""
-    for _ in range(2):
-        program.read_line()
+    """Wait until it has got on from now."""
+    program.process.send_signal(signal.SIGUSR1)
+    assert program.read_line() == "got on"
 
 
 def test_killed_clients_leave_no_memory(
@@ -70,11 +81,13 @@ def test_killed_clients_leave_no_memory(
 ) -> None:
     """Producers and consumers are killed in turn; the others go on, and in the end the server is as it was."""
     before = sorted(path.name for path in SHARED.iterdir())
-    server, address = start_server("shm", bind=new_address().replace("ipc://", "shm://"), config=CONFIG)
+    server, address = start_server("shm", bind=new_address().replace("ipc://", "shm://"))
     with blocking.Session(address) as session:
         session.size(LARGE)
         idle = _memory_of(server.process.pid)
         steady = [run_program("-c", code, target=address) for code in (PRODUCER, CONSUMER)]
+        for program in steady:
+            program.read_line()
         for number in range(KILLS_OF_MEMORY):
             for program in steady:
                 _goes_on(program)
@@ -83,6 +96,7 @@ def test_killed_clients_leave_no_memory(
             victim.kill()
         for program in steady:
             _goes_on(program)
+        for program in steady:
             program.kill()
         session.delete(LARGE)
         left = idle
@@ -104,12 +118,12 @@ def test_a_killed_server_leaves_no_memory(
     before = sorted(path.name for path in SHARED.iterdir())
     bind = new_address().replace("ipc://", "shm://")
     for _ in range(KILLS_OF_MEMORY // 2):
-        server, address = start_server("shm", bind=bind, config=CONFIG)
+        server, address = start_server("shm", bind=bind)
         clients = [run_program("-c", code, target=address) for code in (PRODUCER, CONSUMER)]
         for program in clients:
-            _goes_on(program)
+            assert program.read_line() == "got on"
         server.kill()
-        again, _ = start_server("shm", bind=bind, config=CONFIG)
+        again, _ = start_server("shm", bind=bind)
         for program in clients:
             assert program.finish() == 1, program.output
             assert "QueueReset" in program.output, program.output
