@@ -10,8 +10,9 @@ packets, as every frame does to a side that cannot map the segments.
 Nothing of it has a name in the file system but the socket and its lock. The kernel tells the end of the other process
 at once, and frees the memory with its last user.
 
-Each connection has a descriptor of its own, and a task that owns it (`_watch.py`). A packet is handed over completely,
-by plain functions, before anyone who waits is resumed; what is sent meanwhile is written at the end of that turn.
+Each connection has a descriptor of its own, and a task that owns it (`aioflow.watch`). A packet is handed over
+completely, by plain functions, before anyone who waits is resumed; what is sent meanwhile is written at the end of that
+turn.
 """
 
 from __future__ import annotations

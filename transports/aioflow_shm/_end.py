@@ -11,6 +11,7 @@ import anyio
 import numpy as np
 
 from aioflow.errors import ConnectionLost, TransportError
+from aioflow.watch import watch
 from aioflow_shm._forks import check_generation, close_here, close_in_children, current_generation
 from aioflow_shm._leases import Leases
 from aioflow_shm._limits import (
@@ -36,7 +37,6 @@ from aioflow_shm._parcels import (
     numbers,
     unpack,
 )
-from aioflow_shm._watch import watch
 
 if TYPE_CHECKING:
     import socket
@@ -112,7 +112,7 @@ class End:
         self._generation = current_generation()
         self._leases = Leases()
         self._outbox = Outbox(peer, segments, self._leases)
-        self._watch = watch(peer, self._readable, self._writable)
+        self._watch = watch(peer.fileno(), self._readable, self._writable)
         self._long: memoryview | None = None  # a parcel that comes in several packets
         self._long_at = 0
         self._is_open = True  # neither lost nor being closed

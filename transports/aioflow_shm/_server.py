@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioflow.errors import ConnectFailed
+from aioflow.watch import watch
 from aioflow_shm._client import check_user
 from aioflow_shm._end import End, Turns
 from aioflow_shm._forks import current_generation
 from aioflow_shm._lock import SocketFile
 from aioflow_shm._parcels import GREETING
-from aioflow_shm._watch import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ class Server:
         self._closing = False
         self._finished = anyio.Event()
         self._file = SocketFile(path)
-        self._watch = watch(self._file.listener, self._accept_all, lambda: True)
+        self._watch = watch(self._file.listener.fileno(), self._accept_all, lambda: True)
 
     @property
     def address(self) -> str:

@@ -26,7 +26,7 @@ from aioflow_zmq._limits import (
     REFUSED_S,
 )
 from aioflow_zmq._pump import Pump
-from aioflow_zmq._socket import OwnedSocket, pending
+from aioflow_zmq._socket import POLLIN, POLLOUT, OwnedSocket, pending
 
 if TYPE_CHECKING:
     from aioflow.keys import Credentials
@@ -216,7 +216,7 @@ class ClientConnection(End):
         if write_now:
             self.flush()
         events = self._socket.events()  # a write may have taken in that something arrived
-        if events & zmq.POLLIN or (self._outbox.waiting and events & zmq.POLLOUT):
+        if events & POLLIN or (self._outbox.waiting and events & POLLOUT):
             self._pump.wake()
 
     def _turn(self) -> float:
@@ -229,10 +229,10 @@ class ClientConnection(End):
             frames = read(self._socket.raw)
             taken += 1 if frames is None else self.arrived(frames)
             events = self._socket.events()  # costs a third of a read that finds nothing
-            if self._outbox.waiting and not events & zmq.POLLIN:
+            if self._outbox.waiting and not events & POLLIN:
                 self.flush()
                 events = self._socket.events()
-            if not events & zmq.POLLIN and not (self._outbox.waiting and events & zmq.POLLOUT):
+            if not events & POLLIN and not (self._outbox.waiting and events & POLLOUT):
                 if self._is_disconnected:  # noted before this turn: what had arrived has been handed over
                     self._lose(ConnectionLost(f"{self._name} is gone"))
                 return math.inf
@@ -271,7 +271,7 @@ class ClientConnection(End):
                 if event.kind == zmq.EVENT_DISCONNECTED:
                     self._is_disconnected = True
                     self._pump.wake()
-            if not pending(self._socket.monitor) & zmq.POLLIN:
+            if not pending(self._socket.monitor) & POLLIN:
                 return math.inf
 
     async def _close_sockets(self) -> None:

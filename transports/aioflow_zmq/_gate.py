@@ -19,7 +19,7 @@ from aioflow.keys import admit
 from aioflow_zmq._context import own_context
 from aioflow_zmq._keys import DOMAIN, set_server_keys
 from aioflow_zmq._limits import LOOK_AGAIN_S, MESSAGES_MAX
-from aioflow_zmq._socket import OwnedSocket, pending
+from aioflow_zmq._socket import POLLIN, OwnedSocket, pending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -89,7 +89,7 @@ class Gate:
         """
         raw = self._socket.raw
         while True:
-            while not pending(raw) & zmq.POLLIN:
+            while not pending(raw) & POLLIN:
                 await anyio.wait_readable(raw.fileno())
             version, request, domain, address, _, mechanism, *credentials = raw.recv_multipart(zmq.DONTWAIT)
             try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import zmq
-
 from aioflow.errors import ConnectionLost
 from aioflow_zmq._end import End
 from aioflow_zmq._forks import cut
 from aioflow_zmq._frames import BYE, BYE_SEEN
+from aioflow_zmq._socket import POLLIN
 
 if TYPE_CHECKING:
+    import zmq
+
     from aioflow.transport import Receiver
     from aioflow_zmq._gate import Client
     from aioflow_zmq._pump import Pump
@@ -94,7 +95,7 @@ class Peer(End):
             return
         if write_now:
             self.flush()
-        if self._waiting or self._socket.events() & zmq.POLLIN:  # a write may have taken in that something arrived
+        if self._waiting or self._socket.events() & POLLIN:  # a write may have taken in that something arrived
             self._pump.wake()
 
     def _word(self, name: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Who owns a socket: a task that sleeps on the socket's descriptor and takes turns, and one that takes them when asked.
+"""Who owns a socket: what watches its descriptor and takes turns, and a task that takes them when asked or due.
 
 The descriptor is edge-triggered: it wakes once for what libzmq has to say, and any call on the socket, a send too, may
 take that in and leave the descriptor silent. Hence two rules:
@@ -11,10 +11,12 @@ A turn is a plain function, so two never overlap, and what a turn calls sees the
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import anyio
-from anyio.lowlevel import checkpoint
+
+from aioflow.watch import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,12 +29,13 @@ class Pump:
 
     Args:
         socket: The socket; nobody else waits for its descriptor.
-        turn: Does what can be done and returns how long to wait for the next wake-up at most; 0 to go on at once.
+        turn: Does what can be done and returns how long to wait for the next wake-up at most; 0 to go on soon.
     """
 
     def __init__(self, socket: Socket, turn: Callable[[], float]) -> None:
-        self._fd = socket.fileno()
         self._turn = turn
+        self._watch = watch(socket.fileno(), self._take_turn, lambda: True)
+        self._due = math.inf
         self._wait: anyio.CancelScope | None = None
         self._woken = anyio.Event()
         self._stopped = False
@@ -44,32 +47,17 @@ class Pump:
         return self._in_turn
 
     async def run(self) -> None:
-        """Take a turn whenever the descriptor wakes, until `stop`."""
-        while not self._stopped:
-            wait_s = self._take_turn()
-            if self._stopped:
-                break
-            if not wait_s:
-                await checkpoint()
-                continue
-            with anyio.move_on_after(wait_s) as self._wait:
-                await anyio.wait_readable(self._fd)
+        """Take a turn now, and whenever the descriptor wakes, until `stop`."""
+        self._take_turn()
+        await self._watch.run()
 
     async def run_woken(self) -> None:
-        """Take a turn whenever `wake` was called, until `stop`; beside `run`, whose wait it leaves alone.
-
-        To end that wait and begin it anew would cost several times the turn.
-        """
+        """Take a turn whenever `wake` was called, or one is due, until `stop`; beside `run`."""
         while not self._stopped:
-            await self._woken.wait()
+            with anyio.CancelScope(deadline=self._due) as self._wait:
+                await self._woken.wait()
             self._woken = anyio.Event()
-            if self._stopped:
-                break
-            wait_s = self._take_turn()
-            if not wait_s:
-                self._woken.set()
-            elif self._wait is not None:
-                self._wait.deadline = min(self._wait.deadline, anyio.current_time() + wait_s)
+            self._take_turn()
 
     def wake(self) -> None:
         """Have a turn taken soon."""
@@ -79,12 +67,20 @@ class Pump:
         """End `run` and `run_woken` before their next turn."""
         self._stopped = True
         self._woken.set()
-        if self._wait is not None:
-            self._wait.cancel()
+        self._watch.stop()
 
-    def _take_turn(self) -> float:
+    def _take_turn(self) -> None:
+        if self._stopped:
+            return
         self._in_turn = True
         try:
-            return self._turn()
+            wait_s = self._turn()
         finally:
             self._in_turn = False
+        if not wait_s:
+            self._woken.set()
+        due = anyio.current_time() + wait_s if wait_s < math.inf else math.inf
+        if due != self._due:
+            self._due = due
+            if self._wait is not None:
+                self._wait.deadline = due

@@ -29,7 +29,7 @@ from aioflow_zmq._lock import SocketFile
 from aioflow_zmq._peer import Peer
 from aioflow_zmq._pump import Pump
 from aioflow_zmq._refusals import Refusals
-from aioflow_zmq._socket import OwnedSocket, pending
+from aioflow_zmq._socket import POLLIN, OwnedSocket, pending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,11 +165,11 @@ class Server:
         while taken < MESSAGES_PER_TURN:
             arrived = read_from(self._socket.raw)
             taken += 1 if arrived is None else self._take(*arrived)
-            if self._socket.events() & zmq.POLLIN:  # costs a third of a read that finds nothing
+            if self._socket.events() & POLLIN:  # costs a third of a read that finds nothing
                 continue
             self._tell_departed()
             more = self._write() and self._waiting  # while it was written, room may have been made for the rest
-            if not self._socket.events() & zmq.POLLIN and not self._departed and not more:
+            if not self._socket.events() & POLLIN and not self._departed and not more:
                 return RETRY_S if self._waiting else math.inf
         self._write()
         return 0
@@ -254,7 +254,7 @@ class Server:
     def _monitor_turn(self) -> float:
         while True:
             self._take_events()
-            if not pending(self._socket.monitor) & zmq.POLLIN:
+            if not pending(self._socket.monitor) & POLLIN:
                 break
         if self._departed:
             self._pump.wake()

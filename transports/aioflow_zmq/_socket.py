@@ -26,6 +26,9 @@ _numbers = count()
 # it leaves what has arrived readable after a loss.
 _NEVER_MS = 86_400_000
 
+# As plain integers: the bits of an enum's members are told with several calls in Python, on the way of every message.
+POLLIN, POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
+
 
 class Event(NamedTuple):
     """What happened to a socket's connections, and the descriptor or the error code that it is about."""
@@ -86,7 +89,7 @@ class OwnedSocket:
     async def wait_event(self) -> Event:
         """Return the next event, waiting for it; not while a pump runs on the monitor."""
         while (event := self.next_event()) is None:
-            if not pending(self.monitor) & zmq.POLLIN:
+            if not pending(self.monitor) & POLLIN:
                 await anyio.wait_readable(self.monitor.fileno())
         return event
 

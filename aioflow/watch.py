@@ -1,8 +1,8 @@
-"""Who waits for a socket: on asyncio the event loop itself, on trio two tasks.
+"""Who waits for a descriptor, for transports: on asyncio the event loop itself, on trio two tasks.
 
-asyncio's loop calls a function whenever a socket can be read; to wait for that in a task, each time anew, costs several
-times what the handling of a small message does. No task runs in a function that the loop calls, and where sniffio is
-installed anyio starts tasks from there only if somebody has named the loop.
+asyncio's loop calls a function whenever a descriptor can be read; to wait for that in a task, each time anew, costs
+several times what the handling of a small message does. No task runs in a function that the loop calls, and where
+sniffio is installed anyio starts tasks from there only if somebody has named the loop.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
 __all__ = ["Watch", "watch"]
 
 
 class Watch(Protocol):
-    """Calls one function whenever a socket can be read, and another when it can be written, if that is asked for."""
+    """Calls one function whenever a descriptor can be read, and another when it can be written, if asked to."""
 
     async def run(self) -> None:
         """Watch until `stop`; raises what one of the functions has raised."""
 
     def write(self) -> None:
-        """Have the second function called as soon as the socket can be written, and until it returns True."""
+        """Have the second function called as soon as the descriptor can be written, and until it returns True."""
 
     def ignore(self) -> None:
         """Call the first function no more, until `heed`."""
@@ -39,13 +38,13 @@ class Watch(Protocol):
         """Call nothing any more, and end `run`."""
 
 
-def watch(watched: socket.socket, readable: Callable[[], None], writable: Callable[[], bool]) -> Watch:
-    """Make what watches a socket in this event loop; `run` begins."""
+def watch(fd: int, readable: Callable[[], None], writable: Callable[[], bool]) -> Watch:
+    """Make what watches a descriptor in this event loop; `run` begins. It is to be open until `run` has ended."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        return _TaskWatch(watched, readable, writable)
-    return _LoopWatch(loop, watched, readable, writable)
+        return _TaskWatch(fd, readable, writable)
+    return _LoopWatch(loop, fd, readable, writable)
 
 
 class _LoopWatch:
@@ -54,12 +53,12 @@ class _LoopWatch:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        watched: socket.socket,
+        fd: int,
         readable: Callable[[], None],
         writable: Callable[[], bool],
     ) -> None:
         self._loop = loop
-        self._fd = watched.fileno()
+        self._fd = fd
         self._readable = readable
         self._writable = writable
         self._stopped = anyio.Event()
@@ -126,8 +125,8 @@ class _LoopWatch:
 class _TaskWatch:
     """By tasks."""
 
-    def __init__(self, watched: socket.socket, readable: Callable[[], None], writable: Callable[[], bool]) -> None:
-        self._watched = watched
+    def __init__(self, fd: int, readable: Callable[[], None], writable: Callable[[], bool]) -> None:
+        self._fd = fd
         self._readable = readable
         self._writable = writable
         self._reading = anyio.CancelScope()
@@ -160,12 +159,12 @@ class _TaskWatch:
     async def _read(self) -> None:
         with self._reading as scope:
             while not scope.cancel_called:
-                await anyio.wait_readable(self._watched)
+                await anyio.wait_readable(self._fd)
                 self._readable()
 
     async def _write(self) -> None:
         while True:
             await self._wanted.wait()
-            await anyio.wait_writable(self._watched)
+            await anyio.wait_writable(self._fd)
             if self._writable():
                 self._wanted = anyio.Event()
