@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
@@ -22,13 +24,15 @@ from aioflow.cluster._steps import (
 )
 from aioflow.cluster._values import encode_value
 from aioflow.cluster._worker import Worker
+from aioflow.errors import NodeFailed
 from aioflow.graph import Task
-from aioflow.runtime import begin_turn, complete_put, now
+from aioflow.runtime import Crew, begin_turn, complete_put, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from anyio import CancelScope
     from anyio.abc import TaskGroup
 
     from aioflow.cluster._broker import Broker
@@ -64,7 +68,7 @@ class StepService:
         resources: Resources,
         send: Callable[[], None],
     ) -> None:
-        here = Task(info.job, info.task)
+        here = self._here = Task(info.job, info.task)
         addresses = {Task(job, index): address for job, index, address in info.tasks}
         self._broker = broker
         self._send = send
@@ -74,6 +78,7 @@ class StepService:
             here, len(addresses), config, library, resources, _Dispatch(broker, send), self._neighbours.deliver
         )
         self._master = Master(here, list(addresses), self._worker, self._neighbours, info.epoch)
+        self._crew = Crew()
         self._running: dict[Begun, _Running] = {}
         self._ending: dict[str, bool] = {}  # owners that are over, when their last step is; and whether it was here
 
@@ -97,7 +102,7 @@ class StepService:
                     begun = Begun(effect.session, effect.id)
                     owner = effect.registered.owner if isinstance(effect, StepAsked) else ""
                     self._running[begun] = _Running(anyio.CancelScope(), owner)
-                    group.start_soon(self._answer, begun, effect)
+                    self._crew.start_soon(group, partial(self._answer, group.cancel_scope, begun, effect))
 
     def expire(self, now: float) -> None:
         """Do what is due by `now`."""
@@ -128,7 +133,7 @@ class StepService:
             self._master.end_owner(owner)
         self._broker.detach_owner(owner)
 
-    async def _answer(self, begun: Begun, asked: StepAsked | DevicesAsked | ResetAsked) -> None:
+    async def _answer(self, stop: CancelScope, begun: Begun, asked: StepAsked | DevicesAsked | ResetAsked) -> None:
         """Run what was asked for, and answer it; what was withdrawn is answered when it has ended."""
         message: m.Tensors | m.Done | m.Error | m.Withdrawn = m.Withdrawn(begun.id, 0)
         frames: Sequence[Frame] = ()
@@ -140,12 +145,24 @@ class StepService:
                 message = m.Done(begun.id) if isinstance(asked, ResetAsked) else m.Tensors(begun.id)
         except Exception as error:  # noqa: BLE001 - it is the answer of this request
             message, frames = pack_error(begun.id, error), ()
+        except asyncio.CancelledError as error:
+            if stop.cancel_called:
+                raise
+            message, frames = pack_error(begun.id, self._cancelled(error)), ()
         finally:
             del self._running[begun]
             if running.owner in self._ending:
                 self._end_owner(running.owner, is_here=self._ending[running.owner])
         self._broker.steps.ended(begun, message, frames)
         self._send()
+
+    def _cancelled(self, error: asyncio.CancelledError) -> NodeFailed:
+        """Return the failure of a step whose task was cancelled by a kernel: it would end this server."""
+        failed = NodeFailed(
+            f"a node on {self._here}, failed: it cancelled the task that it ran in", device=str(self._here)
+        )
+        failed.__cause__ = error
+        return failed
 
     async def _run(self, asked: StepAsked | DevicesAsked | ResetAsked) -> Sequence[Frame]:
         match asked:

@@ -17,6 +17,7 @@ from aioflow.runtime._cancellation import (
 from aioflow.runtime._clock import event_loop_clock, now
 from aioflow.runtime._config import SessionConfig
 from aioflow.runtime._copy_ahead import CopyAhead
+from aioflow.runtime._crew import Crew
 from aioflow.runtime._current import CurrentSession, current
 from aioflow.runtime._devices import SessionDevices, open_in_thread
 from aioflow.runtime._embedded import EmbeddedHost
@@ -45,6 +46,7 @@ __all__ = [
     "Background",
     "Call",
     "CopyAhead",
+    "Crew",
     "CurrentSession",
     "Dispatch",
     "EmbeddedHost",

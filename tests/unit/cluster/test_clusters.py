@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import Any
@@ -210,6 +211,37 @@ async def leave() -> None:
 def leave_on_a_thread() -> None:
     """Do the same there."""
     raise SystemExit(3)
+
+
+@flow.op
+async def cancel_in_time() -> None:
+    """Cancel the task that a kernel runs in, which is the server's."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+@flow.op
+async def cancel_too_late() -> None:
+    """Do the same, and be done before it happens."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_a_kernel_that_cancels_its_task_does_not_end_a_server() -> None:
+    """It fails, or nothing comes of it; the master and another task serve on."""
+    async with cluster() as (_, worker, __), flow.Session(worker, config=CONFIG) as session:
+        for device in TASKS[1:]:
+            with flow.Graph(), flow.device(device):
+                left, late, value = cancel_in_time(), cancel_too_late(), flow.identity(1)
+            with pytest.raises(flow.NodeFailed, match=f"{device}.*cancelled"):
+                await session.run(left)
+            with suppress(flow.NodeFailed):
+                await session.run(late)
+            assert await session.run(value) == 1
 
 
 async def test_a_kernel_cannot_end_a_server() -> None:
