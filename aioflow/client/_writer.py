@@ -14,7 +14,7 @@ from aioflow.client._block import Block
 from aioflow.client._ragged_block import RaggedBlock
 from aioflow.errors import AioflowError, SessionError, SpecMismatch
 from aioflow.queues import Segment
-from aioflow.runtime import Background, Withdrawn, begin_call, finish, give_turn, is_turn_due
+from aioflow.runtime import Background, Withdrawn, begin_call, finish, give_turn, is_turn_due, now
 from aioflow.specs import Strings, join_columns
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class Writer:
         self._block: Block | RaggedBlock | None = None
         self._rows = 0
         self._bytes = 0
+        # Of the block's rows, how many may be written without a look at all the rest, and how many could when it was
+        # looked last: nothing goes before there are as many. Those that were written are counted by `_settle`.
+        self._free = 0
+        self._granted = 0
         # What went of a group before it was full. The rest of it is the next one: a consumer of the same size finds its
         # batches together again, and not each in two groups for as long as the producer runs.
         self._gone_rows = 0
@@ -62,6 +66,7 @@ class Writer:
         self._refused = 0  # elements of groups that failed, beside `_error`
         self._is_open = False
         self._turn = anyio.Lock(fast_acquire=True)
+        self._sent_at = -math.inf
         self._is_late = False  # whether what is buffered will be sent by `_send_late`
         self._written = anyio.Event()
 
@@ -90,6 +95,7 @@ class Writer:
         """Flush; after an exception within a bound, with a note of how many elements did not go."""
         self._forget()
         self._is_open = False
+        self._settle()
         self._end_block()
         self._block = None
         try:
@@ -115,8 +121,13 @@ class Writer:
             await begin_call()
             await give_turn()
         block = self._block
-        if block is not None and self._error is None and self._may_buffer() and block.add(element):
+        if block is None:
+            await self._write(element, many=False)
+        elif self._free and block.add(element):
+            self._free -= 1
+        elif self._error is None and self._may_buffer() and block.add(element):
             self._count(1, block.row_bytes)
+            self._grant()
         else:
             await self._write(element, many=False)
 
@@ -145,7 +156,7 @@ class Writer:
         self._check_open()
         segment = self._queue._convert(value, many=many)  # noqa: SLF001
         await give_turn()
-        if not self._may_buffer():
+        if not self._may_buffer() and not self._send_if_due():
             await self._await_calls(len(self._calls) - 1)
             self._check_open()  # another task may have left it meanwhile
             self._send_if_due()
@@ -161,13 +172,26 @@ class Writer:
             raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
 
     def _may_buffer(self) -> bool:
-        """Whether what is buffered may grow: not if a group has ended and what is buffered may go, or if it is full."""
+        """Whether what is buffered may grow: not if no group is under way and it may go, or if it is full."""
+        self._settle()
         calls = self._calls
-        if not calls:
-            return True
-        if calls[0][0].waiter.is_set:
-            return not self._is_ripe()
-        return len(calls) < GROUPS_MAX or not self._is_full()
+        return not (self._is_ripe() if not calls or calls[0][0].waiter.is_set else self._is_full())
+
+    def _grant(self) -> None:
+        """Let rows be written as long as nothing could go and the block has room; the last one is looked at."""
+        block = self._block
+        if type(block) is Block and not self._free:
+            left = min(self._batch - self._gone_rows - self._rows, block.room - block.count)
+            bytes_left = self._batch_bytes - self._gone_bytes - self._bytes
+            self._free = self._granted = max(0, min(left, bytes_left // max(1, block.row_bytes)) - 1)
+
+    def _settle(self) -> None:
+        """Count what was written without a look, and have the next write look."""
+        written = self._granted - self._free
+        if written and self._block is not None:
+            self._rows += written
+            self._bytes += written * self._block.row_bytes
+        self._free = self._granted = 0
 
     def _is_ripe(self) -> bool:
         return self._gone_rows + self._rows >= self._batch or self._gone_bytes + self._bytes >= self._batch_bytes
@@ -177,6 +201,7 @@ class Writer:
 
     def _count(self, rows: int, nbytes: int) -> None:
         """Count what was buffered just now, and send if it is enough."""
+        self._settle()
         self._rows += rows
         self._bytes += nbytes
         if not self._send_if_due() and not self._is_late:
@@ -202,7 +227,9 @@ class Writer:
 
     def _send(self) -> None:
         """Start to enqueue what is buffered: one group for each run of elements that one put can hold."""
+        self._settle()
         self._end_block()
+        self._sent_at = now()
         is_whole = self._is_ripe()
         self._gone_rows = 0 if is_whole else self._gone_rows + self._rows
         self._gone_bytes = 0 if is_whole else self._gone_bytes + self._bytes
@@ -230,13 +257,21 @@ class Writer:
                 self._calls.popleft()
 
     async def _send_late(self) -> None:
+        wait_s = self._delay_s
         while True:
             await self._written.wait()
-            await anyio.sleep(self._delay_s)
+            await anyio.sleep(wait_s)
+            wait_s = self._sent_at + self._delay_s - now()
+            if wait_s > 0:  # what is there was written since
+                continue
+            wait_s = self._delay_s
             self._written = anyio.Event()
             self._is_late = False
             await self._await_calls(GROUPS_MAX - 1)
-            await self._flush_kept()
+            try:
+                self._send()
+            except AioflowError as error:
+                self._keep(error)
 
     async def _flush_kept(self) -> None:
         """Flush; what goes wrong surfaces at the next write or at the exit."""
@@ -261,6 +296,7 @@ class Writer:
             )
 
     def _keep(self, error: BaseException) -> None:
+        self._settle()
         if self._error is None:
             self._error = error
 

@@ -1,0 +1,105 @@
+"""When the groups of a writer go: none early, none later than it must, none larger than it may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+from anyio.lowlevel import checkpoint
+
+from aioflow.client import _writer
+from tests.unit.client.test_writer import answer_all, flush
+
+pytestmark = pytest.mark.anyio
+
+TEST_S = 5.0
+
+
+async def test_a_busy_writer_sends_nothing_early(fake_queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An element goes when its own delay is over, and not that of one which has gone meanwhile."""
+    time = 0.0
+    sleeps: list[tuple[float, anyio.Event]] = []
+
+    async def sleep(seconds: float) -> None:
+        sleeps.append((seconds, anyio.Event()))
+        await sleeps[-1][1].wait()
+
+    with anyio.fail_after(TEST_S):
+        async with fake_queue.writer(batch=4, delay_s=10) as writer:
+            with monkeypatch.context() as patch:
+                patch.setattr(_writer, "now", lambda: time)
+                patch.setattr(anyio, "sleep", sleep)
+                for i in range(3):
+                    await writer.write(i)
+                await anyio.wait_all_tasks_blocked()
+                time = 9.0
+                await writer.write(3)
+                await writer.write(4)
+                time = 10.0
+                sleeps[-1][1].set()
+                await anyio.wait_all_tasks_blocked()
+                assert [seconds for seconds, _ in sleeps] == [10, 9]
+                assert fake_queue.host.log == ["put [0, 1, 2, 3]"]
+                time = 19.0
+                sleeps[-1][1].set()
+                await anyio.wait_all_tasks_blocked()
+            assert fake_queue.host.log == ["put [0, 1, 2, 3]", "put [4]"]
+            await flush(writer, fake_queue)
+
+
+async def test_a_full_group_stays_as_it_is(fake_queue: Any) -> None:
+    """When another task has waited for what was under way, a full group goes before the next element, without it."""
+    with anyio.fail_after(TEST_S):
+        async with (
+            fake_queue.writer(batch=100, batch_bytes=32, delay_s=60) as writer,
+            anyio.create_task_group() as tasks,
+        ):
+            for i in range(8):
+                await writer.write(i)
+            tasks.start_soon(writer.flush)
+            await anyio.wait_all_tasks_blocked()
+            for i in range(8, 12):
+                await writer.write(i)
+            fake_queue.host.calls[0].answer()
+            await anyio.wait_all_tasks_blocked()
+            assert len(fake_queue.host.log) == 2
+            await writer.write(12)
+            assert fake_queue.host.log[2:] == ["put [8, 9, 10, 11]"]
+            tasks.start_soon(answer_all, fake_queue)
+            await writer.flush()
+            tasks.cancel_scope.cancel()
+    assert fake_queue.host.log[3:] == ["put [12]"]
+
+
+async def test_tasks_that_write_at_once(fake_queue: Any) -> None:
+    """Elements that fit, such that are converted, and chunks, of several tasks: all go, in groups of the size."""
+    written = 0
+
+    async def write(task: int) -> None:
+        nonlocal written
+        for i in range(40):
+            kind = (task + i) % 3
+            if kind == 2:
+                await writer.write_many([0, 0, 0])
+            else:
+                await writer.write(np.int64(0) if kind else [0][0])
+            written += 3 if kind == 2 else 1
+            if i % 7 == task:
+                await checkpoint()
+
+    with anyio.fail_after(TEST_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answer_all, fake_queue)
+            async with (
+                fake_queue.writer(batch=16, batch_bytes=16 * 8, delay_s=60) as writer,
+                anyio.create_task_group() as writers,
+            ):
+                for task in range(5):
+                    writers.start_soon(write, task)
+            tasks.cancel_scope.cancel()
+    sizes = [entry.count("0") for entry in fake_queue.host.log]
+    assert sum(sizes) == written
+    assert max(sizes) <= 16 + 2  # a chunk is not split
+    assert min(sizes[:-1]) >= 16
