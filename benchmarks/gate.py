@@ -62,28 +62,28 @@ class Demand:
 
 # Through shared memory, and between hosts.
 MEMORY = (
-    Demand("W1s", "aioflow-shm", "multiprocessing.Queue", at_least=5),
-    Demand("W1b", "aioflow-shm", "multiprocessing.Queue", at_least=3),
-    Demand("W1b", "aioflow-shm", "ZeroMQ", at_least=1),
-    Demand("W2", "aioflow-shm", "ring", at_least=0.8),
-    Demand("W2", "aioflow-shm", "DataLoader", at_least=7),
-    Demand("W2", "aioflow-shm", "TensorFlow", at_least=15),
-    Demand("W2", "aioflow-shm", cpu_at_most=0.17),
+    Demand("W1s", "aioflow", "multiprocessing.Queue", at_least=5),
+    Demand("W1b", "aioflow", "multiprocessing.Queue", at_least=3),
+    Demand("W1b", "aioflow", "ZeroMQ", at_least=1),
+    Demand("W2", "aioflow", "ring", at_least=0.8),
+    Demand("W2", "aioflow", "DataLoader", at_least=7),
+    Demand("W2", "aioflow", "TensorFlow", at_least=15),
+    Demand("W2", "aioflow", cpu_at_most=0.17),
     Demand("W2", "aioflow-tcp", "multiprocessing.Queue", at_least=2.5, or_gb_per_s=1.1),
-    Demand("W2-shuffle", "aioflow-shm", "ring", at_least=0.5),
-    Demand("W2-copy", "aioflow-shm", "ring", at_least=0.5),
-    Demand("W2-two", "aioflow-shm", "ring", at_least=0.7),
-    Demand("W3", "aioflow-shm", "multiprocessing.Queue", at_least=15),
-    Demand("W3", "aioflow-shm", "multiprocessing.Queue-chunks", at_least=2),
-    Demand("W4", "aioflow-shm", "ring", at_least=0.8),
-    Demand("W5", "aioflow-shm", "multiprocessing.Queue", p50_at_most=1.1),
+    Demand("W2-shuffle", "aioflow", "ring", at_least=0.5),
+    Demand("W2-copy", "aioflow", "ring", at_least=0.5),
+    Demand("W2-two", "aioflow", "ring", at_least=0.7),
+    Demand("W3", "aioflow", "multiprocessing.Queue", at_least=15),
+    Demand("W3", "aioflow", "multiprocessing.Queue-chunks", at_least=2),
+    Demand("W4", "aioflow", "ring", at_least=0.8),
+    Demand("W5", "aioflow", "multiprocessing.Queue", p50_at_most=1.1),
 )
 
 # With the payload in ZeroMQ's frames.
 FRAMES = (
-    Demand("W1s", "aioflow", "multiprocessing.Queue", at_least=2),
-    Demand("W1b", "aioflow", "multiprocessing.Queue", at_least=0.4),
-    Demand("W2", "aioflow", "DataLoader", at_least=0.8),
+    Demand("W1s", "aioflow-frames", "multiprocessing.Queue", at_least=2),
+    Demand("W1b", "aioflow-frames", "multiprocessing.Queue", at_least=0.4),
+    Demand("W2", "aioflow-frames", "DataLoader", at_least=0.8),
 )
 
 

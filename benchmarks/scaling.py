@@ -1,6 +1,6 @@
 """Whether many producers, consumers or queues are slower than one, and elements of a full queue dearer than of another.
 
-Every client is a process with a session of its own, at a `shm://` address of one server; several calls are under way
+Every client is a process with a session of its own, at the `ipc://` address of one server; several calls are under way
 in each. The time begins when all have attached, and ends when all is taken.
 """
 
@@ -69,7 +69,7 @@ def run(rounds: int, *, small: bool) -> tuple[dict[str, Any], list[tuple[str, fl
 def _elements_per_s(chunks: int, producers: int = 1, consumers: int = 1, queues: int = 1) -> float:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(producers + consumers + 1)
-    with serving("shm") as address, ExitStack() as stack:
+    with serving("ipc") as address, ExitStack() as stack:
         for call, count in ((_put, producers), (_take, consumers)):
             for number in range(count):
                 arguments = (call, address, range(number, chunks, count), queues, barrier)

@@ -45,6 +45,7 @@ MAY_BLOCK = {
     "aioflow_zmq/_context.py": {"_stop_collector"},  # joins a thread that has nothing left to do
     "aioflow/runtime/_pool.py": {"apply"},  # looks at what is loaded, once for each session
     "zmq/utils/garbage.py": {"start"},  # waits until a thread that it has just started runs
+    "aioflow/cluster/_nearby.py": {"_try_nearby"},  # looks for a local file, once for each connection
     "aioflow_shm/_lock.py": {"__init__", "release"},  # files of a local folder, once for each listener
     "aioflow_zmq/_lock.py": {"__init__", "release"},  # the same
 }

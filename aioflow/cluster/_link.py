@@ -12,6 +12,7 @@ import anyio
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode, encode
 from aioflow.cluster._events import Ended, Parted, Welcomed
+from aioflow.cluster._nearby import connect_nearest
 from aioflow.errors import (
     AioflowError,
     AuthenticationFailed,
@@ -180,11 +181,11 @@ class Link:
         """Connect and wait for the welcome; the caller bounds the wait."""
         self._welcome = Waiter()
         self._numbers += 1
-        transport = find_transport(self._address, self._credentials)
         receiver = _Receiver(self, self._numbers)
-        self._connection = await transport.connect(self._address, receiver, self._background.group)
+        group = self._background.group
+        self._connection = await connect_nearest(self._address, self._credentials, receiver, group)
         if self._beats is None:
-            self._beats = await transport.beat(
+            self._beats = await find_transport(self._address, self._credentials).beat(
                 self._address,
                 lambda number: encode(m.Beat(self._secret, number)),
                 _read_answer,

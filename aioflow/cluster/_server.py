@@ -14,10 +14,11 @@ import numpy as np
 from aioflow.cluster._broker import Broker, PeerId, TaskInfo
 from aioflow.cluster._codec import decode
 from aioflow.cluster._library import OpLibrary
+from aioflow.cluster._nearby import listen_nearby
 from aioflow.cluster._receipts import ReceiptsPage
 from aioflow.cluster._service import StepService
 from aioflow.cluster._spec import ClusterSpec
-from aioflow.errors import LocalProtocolError, PlacementError, RemoteProtocolError, SessionError
+from aioflow.errors import AddressInUse, LocalProtocolError, PlacementError, RemoteProtocolError, SessionError
 from aioflow.keys import name_credentials
 from aioflow.resources import Resources
 from aioflow.runtime import Background, SessionConfig, Timer, finish, now
@@ -26,6 +27,8 @@ from aioflow.transport import find_transport
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
+
+    from anyio.abc import TaskGroup
 
     from aioflow.errors import LostProducer, TransportError
     from aioflow.keys import KeyPath
@@ -76,6 +79,7 @@ class Server:
         self._task = task_index or 0
         self._config = config or SessionConfig()
         self._bind = spec.task_address(self._job, self._task)
+        self._bound = ""
         tasks = tuple((job, index, address) for job, index, address in spec.tasks())
         info = TaskInfo(secrets.token_hex(8), self._job, self._task, tasks)
         session_s = self._config.session_s
@@ -97,7 +101,7 @@ class Server:
     @property
     def address(self) -> str:
         """The address as bound; a port of 0 is replaced by the one chosen."""
-        return self._listeners[0].address if self._listeners else self._bind
+        return self._bound or self._bind
 
     @property
     def local_address(self) -> str:
@@ -117,14 +121,28 @@ class Server:
             raise SessionError("this server was started before; make a new one")
         group = await self._background.start()
         try:
-            for address in dict.fromkeys((self._bind, self._local)):
-                listener = await find_transport(address, self._credentials).listen(address, self._accept, group)
-                self._listeners.append(listener)
+            await self._listen(group)
         except BaseException:
             await self.close()
             raise
         group.start_soon(self._timer.run)
         return self
+
+    async def _listen(self, group: TaskGroup) -> None:
+        """Bind what is beside the address, then the address: whoever finds that finds the other too."""
+        taken: AddressInUse | None = None
+        try:
+            nearby = await listen_nearby(self._bind, self._credentials, self._accept, group)
+        except AddressInUse as error:  # most likely by a server at the address, and that is what to say then
+            taken, nearby = error, None
+        if nearby is not None:
+            self._listeners.append(nearby)
+        for address in dict.fromkeys((self._bind, self._local)):
+            listener = await find_transport(address, self._credentials).listen(address, self._accept, group)
+            self._listeners.append(listener)
+            self._bound = self._bound or listener.address
+        if taken is not None:
+            raise taken
 
     async def close(self) -> None:
         """Stop: tell every client, send what is under way within a bound, leave no file or thread.

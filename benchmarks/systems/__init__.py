@@ -45,9 +45,9 @@ FIFO = tuple(name for name in ALL if name not in {"W2-shuffle", "W2-copy"})
 
 SYSTEMS = {
     "aioflow": System("benchmarks.systems.aioflow_queue", ALL),
+    "aioflow-frames": System("benchmarks.systems.aioflow_frames", ("W1s", "W1b", "W2", "W4", "W5")),
     "aioflow-keys": System("benchmarks.systems.aioflow_keys", ("W1s", "W1b", "W2")),
     "aioflow-tcp": System("benchmarks.systems.aioflow_tcp", ("W2",)),
-    "aioflow-shm": System("benchmarks.systems.aioflow_shm", ALL),
     "multiprocessing.Queue": System("benchmarks.systems.multiprocessing_queue", FIFO),
     "multiprocessing.Queue-chunks": System("benchmarks.systems.multiprocessing_chunks", ("W3",)),
     "DataLoader": System("benchmarks.systems.torch_dataloader", ("W1b", "W2", "W2-two", "W3")),

@@ -1,4 +1,4 @@
-"""aioflow: a queue on a server of its own, over ipc.
+"""aioflow: a queue on a server of its own, over ipc, and so through shared memory.
 
 Everything goes through a `writer`, which groups elements and chunks while others are on their way, as the thread of a
 multiprocessing.Queue does. Groups of images are the size of the consumer's batches. Where elements are small, the
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aioflow as flow
@@ -30,23 +31,28 @@ PREFETCH = 8
 FILL_S = 0.1  # a group of images takes some milliseconds to fill, and should be a whole batch
 
 
-def consume(workload: Workload, scheme: str = "ipc") -> Measurement:
+def consume(workload: Workload, scheme: str = "ipc", *, shared: bool = True) -> Measurement:
     """Take what producers put into a queue of a server; see `benchmarks.systems`."""
-    with serving(scheme) as address, producing(_produce, workload, address):
+    with serving(scheme, shared=shared) as address, producing(_produce, workload, address):
         return asyncio.run((_put_and_take if workload.there_and_back else _consume)(workload, address))
 
 
 @contextmanager
-def serving(scheme: str) -> Generator[str]:
-    """Run a server in a process of its own for the length of a block, which is given its address."""
+def serving(scheme: str, *, shared: bool = True) -> Generator[str]:
+    """Run a server in a process of its own for the length of a block, which is given its address.
+
+    Where memory is not to be shared, clients find nothing beside the address, as in a container that has only that.
+    """
     with tempfile.TemporaryDirectory() as folder:
         bind = "tcp://127.0.0.1:0" if scheme == "tcp" else f"{scheme}://{folder}/s"
         command = [sys.executable, "-m", "aioflow", "serve", "--bind", bind]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None
-            # Clients wait for a server that is still starting; but which port it has only it can say.
-            yield server.stdout.readline().split()[-1] if scheme == "tcp" else bind
+            serves_at = server.stdout.readline().split()[-1]
+            if not shared:
+                Path(f"{folder}/s.shm").unlink()
+            yield serves_at
         finally:
             server.terminate()
             server.wait()

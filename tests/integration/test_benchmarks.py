@@ -39,11 +39,11 @@ SYSTEMS = ["ring", "multiprocessing.Queue"]  # those that start soonest
 
 # Each workload, by aioflow once, and each other system that the tests have, where it has something of its own to do.
 EACH = {
-    "W1s": ["aioflow"],
+    "W1s": ["aioflow-frames"],
     "W1b": ["aioflow", "ring"],
     "W2": ["aioflow-tcp"],
-    "W2-shuffle": ["aioflow-shm"],
-    "W2-copy": ["aioflow-shm"],
+    "W2-shuffle": ["aioflow"],
+    "W2-copy": ["aioflow"],
     "W2-two": ["aioflow", "ring"],
     "W3": ["aioflow", "multiprocessing.Queue-chunks"],
     "W4": ["ZeroMQ"],
@@ -228,7 +228,7 @@ def test_gate_compares(
     monkeypatch.setattr(command_line, "missing", lambda systems: {})
     results: runner.Results = {
         demand.workload: {
-            "aioflow": [Measurement(10, 10, 1 / (demand.at_least * ratio), 1, 0)],
+            demand.system: [Measurement(10, 10, 1 / (demand.at_least * ratio), 1, 0)],
             demand.peer: [Measurement(10, 10, 1, 1, 0)],
         }
         for demand in FRAMES
@@ -237,7 +237,7 @@ def test_gate_compares(
     assert command_line.main(["gate", "--frames"]) == code
     lines = capsys.readouterr().out.splitlines()[-len(FRAMES) :]
     word = "FALLS SHORT" if code else "met"
-    assert lines[0] == f"{word:<11} W1s: aioflow at least 2 x multiprocessing.Queue: {2 * ratio:#.3g} x"
+    assert lines[0] == f"{word:<11} W1s: aioflow-frames at least 2 x multiprocessing.Queue: {2 * ratio:#.3g} x"
     assert all(line.startswith(word) for line in lines)
 
 

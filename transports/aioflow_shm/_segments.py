@@ -272,8 +272,8 @@ class Segments:
 
 
 def _place_bytes(size: int) -> int:
-    """Round a size up to one of four between two powers of two, so that frames of about one size share segments."""
-    step = 1 << max((size - 1).bit_length() - 3, 12)
+    """Round a size up, so that frames of about one size share segments: by a quarter at most, large ones by a sixteenth."""
+    step = 1 << max((size - 1).bit_length() - (3 if size < SEGMENT_BYTES else 5), 12)
     return -(-size // step) * step
 
 

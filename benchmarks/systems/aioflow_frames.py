@@ -1,4 +1,4 @@
-"""aioflow through shared memory: the same, at a `shm://` address."""
+"""aioflow with the payload in ZeroMQ's frames: the same, for clients that cannot share memory with the server."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 
 def consume(workload: Workload) -> Measurement:
     """Take what producers put into a queue of a server; see `benchmarks.systems`."""
-    return aioflow_queue.consume(workload, scheme="shm")
+    return aioflow_queue.consume(workload, shared=False)
