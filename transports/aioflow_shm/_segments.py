@@ -272,7 +272,7 @@ class Segments:
 
 
 def _place_bytes(size: int) -> int:
-    """Round a size up, so that frames of about one size share segments: by a quarter at most, large ones by a sixteenth."""
+    """Round a size up, so that frames of about one size share segments: by a quarter at most, if large by a 16th."""
     step = 1 << max((size - 1).bit_length() - (3 if size < SEGMENT_BYTES else 5), 12)
     return -(-size // step) * step
 
