@@ -18,7 +18,7 @@ M_MMAP_THRESHOLD, MMAP_BYTES = -3, 32 << 20
 def prepare_process() -> None:
     """Set up a process that does little else than to serve, once all is imported.
 
-    It keeps freed memory, may open many files, and never looks for garbage among its modules: that takes 20 ms each time.
+    It keeps freed memory, may open many files, and looks for no garbage among its modules, which takes 20 ms a time.
     """
     gc.freeze()
     _keep_freed_memory()
