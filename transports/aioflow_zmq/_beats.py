@@ -59,7 +59,7 @@ class ZmqBeats:
         self._read_answer = read_answer
         self._every_s = every_s
         self._socket = owned
-        self._fd = -1
+        self._fd, self._inode = -1, 0
         self._is_connected = False
         self._connect_again_at = time.monotonic() + RECONNECT_MAX_S
         self._number = 0
@@ -120,7 +120,7 @@ class ZmqBeats:
             await anyio.wait_readable(self._ours)
             self._ours.close()
             self._its.close()
-            keep_in_children(self._fd)
+            keep_in_children(self._fd, self._inode)
             await self._socket.aclose(self._note)
         self._closed.set()
 
@@ -190,15 +190,15 @@ class ZmqBeats:
         """Keep in mind whether a connection stands, and its descriptor while it does."""
         if event.kind == zmq.EVENT_CONNECTED:
             self._fd = event.value
-            close_in_children(self._fd)
+            self._inode = close_in_children(self._fd)
         elif event.kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._is_connected = True
         elif event.kind == zmq.EVENT_DISCONNECTED:
             self._is_connected = False
-            keep_in_children(self._fd)
+            keep_in_children(self._fd, self._inode)
 
     def _disconnect(self) -> None:
         self._is_connected = False
-        keep_in_children(self._fd)
+        keep_in_children(self._fd, self._inode)
         with suppress(zmq.ZMQError):  # libzmq has given it up by itself
             self._socket.raw.disconnect(self._endpoint)

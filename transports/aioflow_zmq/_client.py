@@ -69,7 +69,7 @@ class ClientConnection(End):
         self._receiver = receiver
         self._pump = Pump(self._socket.raw, self._turn)
         self._monitor_pump = Pump(self._socket.monitor, self._monitor_turn)
-        self._fd = -1
+        self._fd, self._inode = -1, 0
         self._is_disconnected = False
         self._finished = anyio.Event()
 
@@ -204,9 +204,9 @@ class ClientConnection(End):
         """Keep the connection's descriptor known while it is open."""
         if event.kind == zmq.EVENT_CONNECTED:
             self._fd = event.value
-            close_in_children(self._fd)
+            self._inode = close_in_children(self._fd)
         elif event.kind == zmq.EVENT_DISCONNECTED:
-            keep_in_children(self._fd)
+            keep_in_children(self._fd, self._inode)
 
     def _queued(self, *, write_now: bool) -> None:
         if self._pump.in_turn:
@@ -275,5 +275,5 @@ class ClientConnection(End):
                 return math.inf
 
     async def _close_sockets(self) -> None:
-        keep_in_children(self._fd)
+        keep_in_children(self._fd, self._inode)
         await self._socket.aclose()

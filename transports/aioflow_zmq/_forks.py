@@ -37,18 +37,22 @@ def check_generation(generation: int, peer: str) -> None:
         )
 
 
-def close_in_children(fd: int) -> None:
-    """Have a descriptor closed in processes that are forked from this one."""
-    with suppress(OSError):  # the connection has ended already
-        _inherited[fd] = os.fstat(fd).st_ino
+def close_in_children(fd: int) -> int:
+    """Have a descriptor closed in processes that are forked from this one; return its inode, 0 if it is closed."""
+    try:
+        inode = _inherited[fd] = os.fstat(fd).st_ino
+    except OSError:  # the connection has ended already
+        return 0
+    return inode
 
 
-def keep_in_children(fd: int) -> None:
-    """Forget a descriptor that was closed here."""
-    _inherited.pop(fd, None)
+def keep_in_children(fd: int, inode: int) -> None:
+    """Forget a descriptor that was closed here; its number may have become another one's since."""
+    if _inherited.get(fd) == inode:
+        del _inherited[fd]
 
 
-def cut(fd: int) -> None:
+def cut(fd: int, inode: int) -> None:
     """End one connection of a ROUTER, for which libzmq has no call: its thread sees the end of the stream.
 
     The descriptor is duplicated first and then compared, so that nothing else can be hit.
@@ -57,7 +61,7 @@ def cut(fd: int) -> None:
         copy = os.dup(fd)
         try:
             status = os.fstat(copy)
-            if stat.S_ISSOCK(status.st_mode) and status.st_ino == _inherited.get(fd):
+            if stat.S_ISSOCK(status.st_mode) and status.st_ino == inode:
                 with socket.socket(fileno=os.dup(copy)) as connection:
                     connection.shutdown(socket.SHUT_RDWR)
         finally:

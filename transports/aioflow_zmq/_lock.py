@@ -53,7 +53,7 @@ class SocketFile:
                 self._path.unlink()
         with suppress(OSError):
             self._lock_path.unlink()  # while it is held: who waits for it compares the inode afterwards
-        keep_in_children(self._lock_fd)
+        keep_in_children(self._lock_fd, os.fstat(self._lock_fd).st_ino)
         os.close(self._lock_fd)
         self._lock_fd = -1
 

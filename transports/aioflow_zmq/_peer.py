@@ -25,7 +25,7 @@ class Peer(End):
     Args:
         name: The server's address and the client's number.
         identity: The name that the ROUTER gave it.
-        fd: The descriptor of its connection.
+        descriptor: Of its connection, and the inode of that.
         client: Whose key it showed, if the server demands one.
         socket: The ROUTER.
         pump: The ROUTER's.
@@ -37,7 +37,7 @@ class Peer(End):
         self,
         name: str,
         identity: bytes,
-        fd: int,
+        descriptor: tuple[int, int],
         client: Client | None,
         socket: OwnedSocket,
         pump: Pump,
@@ -48,7 +48,7 @@ class Peer(End):
         super().__init__(name, socket, identity, is_local=is_local)
         self.identity = identity
         self.client = client
-        self._fd = fd
+        self._descriptor = descriptor
         self._pump = pump
         self._waiting = waiting
         self._is_cut = False
@@ -114,7 +114,7 @@ class Peer(End):
         if not self._parted.is_set():
             self._outbox.clear()
             self._waiting.discard(self)
-            cut(self._fd)
+            cut(*self._descriptor)
 
     async def _closed(self) -> None:
         """Nothing is to be waited for: the socket is the server's."""

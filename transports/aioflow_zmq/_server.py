@@ -69,8 +69,8 @@ class Server:
         self._numbers = count(1)
         self._peers: dict[bytes, Peer] = {}
         self._by_fd: dict[int, Peer] = {}
-        self._listening_fd = -1
-        self._open_fds: set[int] = set()
+        self._listening: tuple[int, int] = (-1, 0)  # its descriptor, and the inode of that
+        self._open_fds: dict[int, int] = {}  # of connections, with the inodes
         self._waiting: set[Peer] = set()
         self._departed: list[Peer] = []
         self._closing = False
@@ -206,7 +206,8 @@ class Server:
         if client is not None:
             name = f"{name} ({client.name})"
         is_local = self._file is not None
-        peer = Peer(name, identity, fd, client, self._socket, self._pump, self._waiting, is_local=is_local)
+        inode = self._open_fds.get(fd, 0)
+        peer = Peer(name, identity, (fd, inode), client, self._socket, self._pump, self._waiting, is_local=is_local)
         self._peers[identity] = peer
         if fd in self._open_fds:
             if (earlier := self._by_fd.get(fd)) is not None:  # its end was missed: a descriptor has one user at a time
@@ -240,14 +241,11 @@ class Server:
     def _note(self, event: Event) -> None:
         self._refusals.note(event)
         if event.kind == zmq.EVENT_LISTENING:
-            self._listening_fd = event.value
-            close_in_children(event.value)
+            self._listening = event.value, close_in_children(event.value)
         elif event.kind == zmq.EVENT_ACCEPTED:
-            self._open_fds.add(event.value)
-            close_in_children(event.value)
+            self._open_fds[event.value] = close_in_children(event.value)
         elif event.kind == zmq.EVENT_DISCONNECTED:
-            self._open_fds.discard(event.value)
-            keep_in_children(event.value)
+            keep_in_children(event.value, self._open_fds.pop(event.value, 0))
             if (peer := self._by_fd.pop(event.value, None)) is not None:
                 self._departed.append(peer)
 
@@ -264,8 +262,8 @@ class Server:
         await self._socket.aclose(self._note)
         if self._gate is not None:
             await self._gate.aclose()
-        for fd in (self._listening_fd, *self._open_fds):
-            keep_in_children(fd)
+        for fd, inode in (self._listening, *self._open_fds.items()):
+            keep_in_children(fd, inode)
         if self._file is not None:
             self._file.release()
 

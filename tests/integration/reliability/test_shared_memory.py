@@ -70,6 +70,20 @@ def _memory_of(pid: int) -> tuple[int, int, int]:
     return len(links), sum("memfd:aioflow " in link for link in links), maps.count("memfd:aioflow ")
 
 
+def _wait_for_beat(session: blocking.Session) -> None:
+    """Wait until one was answered: they have a connection of their own, which the server has then accepted."""
+    cluster = session._session._cluster
+    assert cluster is not None
+    beats = cluster.master._link._beats
+    assert beats is not None
+    first = beats.answered_at
+    for _ in range(100_000):
+        session.size(LARGE)
+        if beats.answered_at > first:
+            return
+    pytest.fail("no beat was answered")
+
+
 def _goes_on(program: Program) -> None:
     """Wait until it has got on from now."""
     program.process.send_signal(signal.SIGUSR1)
@@ -83,7 +97,7 @@ def test_killed_clients_leave_no_memory(
     before = sorted(path.name for path in SHARED.iterdir())
     server, address = start_server("shm", bind=new_address().replace("ipc://", "shm://"))
     with blocking.Session(address) as session:
-        session.size(LARGE)
+        _wait_for_beat(session)
         idle = _memory_of(server.process.pid)
         steady = [run_program("-c", code, target=address) for code in (PRODUCER, CONSUMER)]
         for program in steady:
