@@ -1,4 +1,8 @@
-"""What a step over two tasks costs, beside the same step in one process and bare messages over the same transport."""
+"""What a step over two tasks costs, beside the same step in one process and bare messages.
+
+The tasks are at `ipc://` addresses, and so share memory. Steps are held against round trips at such an address by
+ZeroMQ's sockets, which is what it is without shared memory; large values against the way that they take.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,8 @@ from benchmarks.environment import ROOT
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from anyio.abc import TaskGroup
+
     from aioflow.errors import TransportError
     from aioflow.transport import Connection, Frame
 
@@ -43,6 +49,7 @@ class Figures:
     two_tasks_us: list[float] = field(default_factory=list)
     there_and_back_us: list[float] = field(default_factory=list)
     round_trip_us: list[float] = field(default_factory=list)
+    shared_round_trip_us: list[float] = field(default_factory=list)
     between_tasks_gb_s: list[float] = field(default_factory=list)
     transport_gb_s: list[float] = field(default_factory=list)
 
@@ -74,10 +81,11 @@ class _Answers:
         raise error
 
 
-async def serve_echo(address: str) -> None:
+async def serve_echo(*addresses: str) -> None:
     """Echo until this process is ended."""
     async with anyio.create_task_group() as group:
-        await find_transport(address).listen(address, _Echo, group)
+        for address in addresses:
+            await find_transport(address).listen(address, _Echo, group)
         print("ready", flush=True)
         await anyio.sleep_forever()
 
@@ -98,9 +106,29 @@ def local_graph() -> Any:
         return pass_on(pass_on(1))
 
 
-def echo_program(address: str) -> dict[str, list[str]]:
-    """Return the program that echoes at an address."""
-    return {"echo": ["python", "-m", "benchmarks.clusters", address]}
+class _Asker:
+    """Asks what echoes at an address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._answers = _Answers()
+        self._connection: Connection
+
+    async def connect(self, group: TaskGroup) -> None:
+        self._connection = await find_transport(self.address).connect(self.address, self._answers, group)
+
+    async def ask(self, *frames: Frame) -> None:
+        self._answers.came = anyio.Event()
+        self._connection.send(list(frames))
+        await self._answers.came.wait()
+
+    async def aclose(self) -> None:
+        await self._connection.aclose()
+
+
+def echo_program(*addresses: str) -> dict[str, list[str]]:
+    """Return the program that echoes at some addresses."""
+    return {"echo": ["python", "-m", "benchmarks.clusters", *addresses]}
 
 
 async def seconds(call: Callable[[], Awaitable[Any]], times: int) -> float:
@@ -116,39 +144,37 @@ async def seconds(call: Callable[[], Awaitable[Any]], times: int) -> float:
 async def measure(folder: str, rounds: int, *, small: bool) -> Figures:
     """Run all of it, in turns."""
     figures = Figures()
-    echo = f"ipc://{folder}/echo"
+    echo, shared = (_Asker(f"{scheme}://{folder}/{scheme}") for scheme in ("ipc", "shm"))
     cluster = {"worker": [f"ipc://{folder}/worker{task}" for task in range(2)]}
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     there, back, far = graph()
     alone = local_graph()
     steps = STEPS_SMALL if small else STEPS
     async with (
-        flow.launch(cluster, echo_program(echo), ops=["benchmarks.cluster_ops"]),
+        flow.launch(cluster, echo_program(echo.address, shared.address), ops=["benchmarks.cluster_ops"]),
         flow.Session(cluster["worker"][0]) as session,
         flow.Session("") as here,
         anyio.create_task_group() as group,
     ):
-        answers = _Answers()
-        connection = await find_transport(echo).connect(echo, answers, group)
-
-        async def ask(*frames: Frame) -> None:
-            answers.came = anyio.Event()
-            connection.send(list(frames))
-            await answers.came.wait()
-
-        for warm in (lambda: session.run([back, far]), lambda: here.run(alone), lambda: ask(b"")):
+        for asker in (echo, shared):
+            await asker.connect(group)
+            await seconds(lambda: asker.ask(b"", LARGE.data), 5)  # noqa: B023 - it is awaited here
+        for warm in (lambda: session.run([back, far]), lambda: here.run(alone)):
             await seconds(warm, 5)
         for _ in range(rounds):
             figures.one_process_us.append(1e6 * await seconds(lambda: here.run(alone), steps))
-            figures.round_trip_us.append(1e6 * await seconds(lambda: ask(b""), steps))
+            figures.round_trip_us.append(1e6 * await seconds(lambda: echo.ask(b""), steps))
+            figures.shared_round_trip_us.append(1e6 * await seconds(lambda: shared.ask(b""), steps))
             figures.two_tasks_us.append(1e6 * await seconds(lambda: session.run(there), steps))
             figures.there_and_back_us.append(1e6 * await seconds(lambda: session.run(back), steps))
             gb = LARGE.nbytes / 1e9
             small_s = figures.two_tasks_us[-1] / 1e6
             figures.between_tasks_gb_s.append(gb / (await seconds(lambda: session.run(far), LARGE_STEPS) - small_s))
-            trip_s = figures.round_trip_us[-1] / 1e6
-            figures.transport_gb_s.append(gb / (await seconds(lambda: ask(b"", LARGE.data), LARGE_STEPS) - trip_s))
-        await connection.aclose()
+            trip_s = figures.shared_round_trip_us[-1] / 1e6
+            large_s = await seconds(lambda: shared.ask(b"", LARGE.data), LARGE_STEPS)
+            figures.transport_gb_s.append(gb / (large_s - trip_s))
+        for asker in (echo, shared):
+            await asker.aclose()
         group.cancel_scope.cancel()
     return figures
 
@@ -179,4 +205,4 @@ def run(rounds: int, *, small: bool) -> tuple[dict[str, Any], list[tuple[str, fl
 if __name__ == "__main__":
     prepare_process()  # as the servers do, whose transport this stands for
     with suppress(KeyboardInterrupt):
-        anyio.run(serve_echo, sys.argv[1])
+        anyio.run(serve_echo, *sys.argv[1:])
