@@ -59,7 +59,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 def copies(gpu: CpuDevice) -> int:
     """How many copies to the device have begun."""
-    return [entry.action for entry in gpu.trace].count("put")
+    return [entry.action for entry in tuple(gpu.trace)].count("put")
 
 
 @contextmanager
@@ -272,7 +272,7 @@ async def test_a_copy_ahead_that_did_not_fit_is_made_at_the_step(queue: Any, gpu
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(answered, queue, 0, 1, 2, 3, 4, 5, 6)
         batch = await anext(batches)
-    await until(lambda: [entry.action for entry in gpu.trace].count("fail") == 1)
+    await until(lambda: [entry.action for entry in tuple(gpu.trace)].count("fail") == 1)
     assert batch.tolist() == [1, 2, 3]
     del batch
     await until(lambda: gpu.memory().held == 0)

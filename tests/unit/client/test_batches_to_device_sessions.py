@@ -90,7 +90,7 @@ async def test_the_next_copy_begins_before_it_is_asked_for(place: str, folder: s
 
 def copies(gpu: CpuDevice) -> int:
     """How many copies to the device have begun."""
-    return [entry.action for entry in gpu.trace].count("put")
+    return [entry.action for entry in tuple(gpu.trace)].count("put")
 
 
 class Consumers:

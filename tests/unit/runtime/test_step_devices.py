@@ -75,7 +75,7 @@ class Gate:
 
 def actions(device: CpuDevice) -> Counter[str]:
     """Count what a device did."""
-    return Counter(entry.action for entry in device.trace)
+    return Counter(entry.action for entry in tuple(device.trace))
 
 
 async def held(device: CpuDevice) -> int:
@@ -103,7 +103,7 @@ async def test_a_chain_has_one_host_wait() -> None:
                 assert device.host_waits == number
         done = actions(device)
         assert (done["begin"], done["put"], done["get"], done["wait"]) == (20, 2, 2, 2)
-        assert {entry.stream for entry in device.trace if entry.action == "begin"} == {0, device.trace[0].stream}
+        assert {entry.stream for entry in tuple(device.trace) if entry.action == "begin"} == {0, device.trace[0].stream}
         assert await held(device) == 0
 
 
@@ -214,7 +214,7 @@ async def test_a_control_dependency_brings_no_value() -> None:
         async with flow.Session() as session:
             value, more = await session.run([after, on_device])
         assert (value, more.tolist()) == (2, [3, 3])
-        order = [(entry.action, entry.name) for entry in device.trace]
+        order = [(entry.action, entry.name) for entry in tuple(device.trace)]
         assert ("get", "add") not in order
         assert order.index(("end", "add")) < order.index(("begin", "add_1"))
         assert await held(device) == 0
@@ -235,7 +235,7 @@ async def test_what_comes_after_on_another_stream() -> None:
                     tasks.start_soon(session.run, follows_other)
                     await gate.wait_begun()
                     gate.may_end.set()
-        names = [entry.name for entry in device.trace if entry.action in {"begin", "end"}]
+        names = [entry.name for entry in tuple(device.trace) if entry.action in {"begin", "end"}]
         assert names.index("add_1") > max(i for i, name in enumerate(names) if name == "gate")
 
 
@@ -264,7 +264,7 @@ async def test_a_failure_names_the_node_that_failed(streams: int) -> None:
                 assert (caught.value.node, caught.value.device) == ("boom", GPU.format(0))
                 assert f"made at {failing.line}" in str(caught.value)
                 assert type(caught.value.__cause__) is ZeroDivisionError
-        begun = {entry.name for entry in device.trace if entry.action == "begin"}
+        begun = {entry.name for entry in tuple(device.trace) if entry.action == "begin"}
         assert after.name not in begun
         assert await held(device) == 0
 
@@ -282,7 +282,7 @@ async def test_a_failure_before_a_control_dependency(streams: int) -> None:
         async with flow.Session() as session:
             with anyio.fail_after(TEST_S), pytest.raises(flow.NodeFailed, match="'boom'"):
                 await session.run(after)
-        assert ("begin", after.name) not in {(entry.action, entry.name) for entry in device.trace}
+        assert ("begin", after.name) not in {(entry.action, entry.name) for entry in tuple(device.trace)}
 
 
 @pytest.mark.parametrize("point", ["put", "launch", "event", "get"])
@@ -403,7 +403,7 @@ async def test_a_step_that_ends_while_a_kernel_runs(by: str, is_joined: bool) ->
             await session.close()
         expected = {"cancel": [], "failure": ["NodeFailed"], "close": ["SessionClosed"]}[by]
         assert log == [*expected, "ended True"]
-        assert {entry.name for entry in device.trace if entry.action == "begin"} == {"gate"}
+        assert {entry.name for entry in tuple(device.trace) if entry.action == "begin"} == {"gate"}
         assert await held(device) == 0
 
 
