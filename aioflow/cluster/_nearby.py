@@ -4,14 +4,15 @@ A server at `ipc://PATH` also listens at `shm://PATH.shm`, from before it listen
 there, it does not start. So a client that finds a listener at either has found the same server. It looks there first,
 and again once PATH has answered: what was not there then is not there at all. A file that a killed server has left,
 another user's, one that a mount namespace does not have: each is a reason to stay at PATH, and is logged. Where there
-are keys everybody stays at PATH, which asks for them.
+are keys everybody stays at PATH, which asks for them; that server starts only where nobody listens beside it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,10 +22,11 @@ from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from anyio.abc import TaskGroup
 
-    from aioflow.transport import Connection, Listener, Receiver
+    from aioflow.transport import Connection, Frame, Listener, Receiver
 
 __all__ = ["connect_nearest", "listen_nearby"]
 
@@ -42,10 +44,13 @@ async def listen_nearby(
     Raises:
         AddressInUse: Somebody else listens there.
     """
-    path = _nearby_path(address, credentials)
+    path = _nearby_path(address)
     if path is None:
         return None
     try:
+        if credentials is not None:  # nobody is to be found there by those who have no key
+            await (await find_transport(f"shm://{path}").listen(f"shm://{path}", _refuse, task_group)).aclose()
+            return None
         return await find_transport(f"shm://{path}").listen(f"shm://{path}", accept, task_group)
     except ConnectFailed as error:
         logger.info("%s is served without shared memory: %s", address, error)
@@ -61,8 +66,8 @@ async def connect_nearest(
         ConnectFailed: The address can never work.
         AuthenticationFailed: The server refuses the key, demands one, or has none.
     """
-    transport, path = find_transport(address, credentials), _nearby_path(address, credentials)
-    if path is None:
+    transport, path = find_transport(address, credentials), _nearby_path(address)
+    if path is None or credentials is not None:
         return await transport.connect(address, receiver, task_group)
     nearby = await _try_nearby(path, receiver, task_group)
     if not isinstance(nearby, str):
@@ -78,8 +83,11 @@ async def connect_nearest(
 
 async def _try_nearby(path: str, receiver: Receiver, task_group: TaskGroup) -> Connection | str:
     """Connect, or say why not."""
-    if not Path(path).exists():  # noqa: ASYNC240 - in a thread it would take ten times as long
-        return f"{path} is not there"
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):  # a link would lead to another server
+            return f"{path} is no socket"
+    except OSError as error:
+        return f"{path} is not there" if isinstance(error, FileNotFoundError) else str(error)
     with anyio.move_on_after(GREETING_S):
         try:
             return await find_transport(f"shm://{path}").connect(f"shm://{path}", receiver, task_group)
@@ -88,8 +96,23 @@ async def _try_nearby(path: str, receiver: Receiver, task_group: TaskGroup) -> C
     return f"nobody answers at {path}"
 
 
-def _nearby_path(address: str, credentials: Path | None) -> str | None:
+class _Nobody:
+    """Receives nothing."""
+
+    def received(self, frames: list[Frame]) -> None:
+        pass
+
+    def lost(self, error: TransportError) -> None:
+        pass
+
+
+def _refuse(connection: Connection) -> Receiver:
+    connection.abort()
+    return _Nobody()
+
+
+def _nearby_path(address: str) -> str | None:
     """Return the path of the socket beside that of an address; None where there is none."""
-    if sys.platform != "linux" or credentials is not None or not address.startswith("ipc://"):
+    if sys.platform != "linux" or not address.startswith("ipc://"):
         return None
     return address.removeprefix("ipc://") + ".shm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ import pytest
 import aioflow as flow
 from aioflow.cluster import _nearby
 from aioflow.cluster._nearby import connect_nearest
+from aioflow.keys import make_keys
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage
 from aioflow.transport import find_transport
 from aioflow_shm import _client
@@ -37,6 +39,10 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="af") as name:
         yield Path(name)
         assert not list(Path(name).iterdir())
+
+
+def _refuse(path: str) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", path)
 
 
 def _peers(server: flow.Server) -> list[str]:
@@ -76,7 +82,7 @@ async def test_a_client_that_waits_for_its_server_too(folder: Path) -> None:
             await server.close()
 
 
-@pytest.mark.parametrize("why", ["not there", "nobody answers", "one user only"])
+@pytest.mark.parametrize("why", ["not there", "nobody answers", "one user only", "no socket", "Permission denied"])
 async def test_what_cannot_be_shared_goes_as_before(
     folder: Path, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,7 +93,11 @@ async def test_what_cannot_be_shared_goes_as_before(
         async with anyio.create_task_group() as tasks:
             stage = Stage(find_transport(address), tasks)
             await stage.listen(address)
-            if why != "not there":
+            if why == "no socket":  # a link would lead to another server
+                (folder / "s.shm").symlink_to(folder / "s")
+            elif why == "Permission denied":
+                monkeypatch.setattr(_nearby.os, "lstat", _refuse)  # type: ignore[attr-defined]
+            elif why != "not there":
                 other.bind(f"{folder}/s.shm")
             if why == "one user only":
                 other.listen()
@@ -124,6 +134,28 @@ async def test_a_server_does_not_start_beside_somebody_else(folder: Path) -> Non
         async with flow.Server({"local": [f"ipc://{folder}/s"]}):
             with pytest.raises(flow.AddressInUse, match=r"/s\.lock"):
                 await flow.Server({"local": [f"ipc://{folder}/s"]}).start()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A folder of keys."""
+    make_keys(tmp_path / "keys", ["client"])
+    return tmp_path / "keys"
+
+
+async def test_a_server_with_keys_has_nobody_beside_it(folder: Path, keys: Path) -> None:
+    """Clients without a key would find whoever listens there; what a killed server has left there is removed."""
+    address = f"ipc://{folder}/s"
+    with anyio.fail_after(BOUND_S):
+        async with flow.Server({"local": [f"shm://{folder}/s.shm"]}):
+            with pytest.raises(flow.AddressInUse, match=r"s\.shm"):
+                await flow.Server({"local": [address]}, credentials=keys).start()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stale:
+            stale.bind(f"{folder}/s.shm")
+        async with flow.Server({"local": [address]}, credentials=keys):
+            assert {path.name for path in folder.iterdir()} == {"s", "s.lock"}
+            with pytest.raises(flow.AuthenticationFailed):
+                await flow.Session(address).open()
 
 
 async def test_a_path_that_is_too_long_is_served_as_before(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
