@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import os
+import weakref
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -65,6 +68,7 @@ class Writer:
         self._error: BaseException | None = None
         self._refused = 0  # elements of groups that failed, beside `_error`
         self._is_open = False
+        self._is_forked = False
         self._turn = anyio.Lock(fast_acquire=True)
         self._sent_at = -math.inf
         self._is_late = False  # whether what is buffered will be sent by `_send_late`
@@ -87,12 +91,15 @@ class Writer:
         share = definition.capacity // 4 if definition.capacity > 0 else self._batch * GROWTH
         self._rows_max = max(self._batch, min(self._batch * GROWTH, share))
         self._is_open = True
+        _open.add(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Flush; after an exception within a bound, with a note of how many elements did not go."""
+        if self._is_forked:
+            return
         self._forget()
         self._is_open = False
         self._settle()
@@ -101,7 +108,7 @@ class Writer:
         try:
             await self._background.stop()
             if error is None:
-                await self.flush()
+                await self._flush()
                 return
         except anyio.get_cancelled_exc_class() as cancelled:
             await finish(partial(self._flush_bounded, cancelled))
@@ -146,16 +153,33 @@ class Writer:
             await self._write(columns, many=True)
 
     async def flush(self) -> None:
-        """Send what is buffered and wait until it is accepted; raises what went wrong with any of it."""
+        """Send what is buffered and wait until it is accepted; raises what went wrong with any of it.
+
+        Of several tasks that flush at once each is told. An error of an earlier group reaches one of them, or a write.
+
+        Raises:
+            SessionError: The writer is not open.
+        """
+        self._check_open()
+        await self._flush()
+
+    async def _flush(self) -> None:
         self._send()
+        calls = [call for call, _ in self._calls]
         await self._await_calls(0)
         self._raise_kept()
+        for call in calls:  # whose error another task may have had
+            if isinstance(call.waiter.error, AioflowError):
+                raise copy.copy(call.waiter.error)
 
     async def _write(self, value: Any, *, many: bool) -> None:
         await begin_call()
         self._check_open()
         segment = self._queue._convert(value, many=many)  # noqa: SLF001
         await give_turn()
+        if self._has_failed():
+            await self._await_calls(len(self._calls) - 1)
+            self._check_open()
         if not self._may_buffer() and not self._send_if_due():
             await self._await_calls(len(self._calls) - 1)
             self._check_open()  # another task may have left it meanwhile
@@ -168,6 +192,10 @@ class Writer:
         self._count(segment.rows, segment.nbytes(slice(0, segment.rows)))
 
     def _check_open(self) -> None:
+        if self._is_forked:
+            raise SessionError(
+                f"the writer on {self._queue.name!r} is that of the parent process: open a session and a writer here"
+            )
         if not self._is_open:
             raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
 
@@ -175,7 +203,13 @@ class Writer:
         """Whether what is buffered may grow: not if no group is under way and it may go, or if it is full."""
         self._settle()
         calls = self._calls
+        if self._has_failed():
+            return False
         return not (self._is_ripe() if not calls or calls[0][0].waiter.is_set else self._is_full())
+
+    def _has_failed(self) -> bool:
+        """Whether the next group to end has failed."""
+        return bool(self._calls) and self._calls[0][0].waiter.error is not None
 
     def _grant(self) -> None:
         """Let rows be written as long as nothing could go and the block has room; the last one is looked at."""
@@ -237,7 +271,10 @@ class Writer:
             first = _group_of(self._segments[0])
             group = list(itertools.takewhile(lambda segment: _group_of(segment) == first, self._segments))  # noqa: B023
             joined = _join(group)
-            self._calls.append((self._host.put(self._ref, joined), joined.rows))
+            call = self._host.put(self._ref, joined)
+            if not call.waiter.is_set:
+                call.waiter.when_set(self._settle)  # so that the next write looks what came of it
+            self._calls.append((call, joined.rows))
             del self._segments[: len(group)]
             self._rows -= joined.rows
         self._bytes = 0
@@ -295,6 +332,15 @@ class Writer:
                 f"aioflow: up to {left} elements of the writer on {self._queue.name!r} were not accepted{why}"
             )
 
+    def part_from_parent(self) -> None:
+        """Have nothing of what the parent of this forked process has: its rows lie in memory that both see."""
+        self._is_forked = True
+        self._is_open = False
+        self._block = None
+        self._segments.clear()
+        self._calls.clear()
+        self._free = self._granted = self._rows = self._bytes = 0
+
     def _keep(self, error: BaseException) -> None:
         self._settle()
         if self._error is None:
@@ -304,6 +350,17 @@ class Writer:
         if self._error is not None:
             error, self._error, self._refused = self._error, None, 0
             raise error
+
+
+_open: weakref.WeakSet[Writer] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for writer in tuple(_open):
+        writer.part_from_parent()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def _is_above_0(value: Any, kind: Any) -> bool:

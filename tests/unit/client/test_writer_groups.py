@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from functools import partial
 from typing import Any
 
 import anyio
@@ -10,6 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from aioflow.client import _writer
+from aioflow.errors import QueueClosed, SessionError
 from tests.unit.client.test_writer import answer_all, flush
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +75,64 @@ async def test_a_full_group_stays_as_it_is(fake_queue: Any) -> None:
             await writer.flush()
             tasks.cancel_scope.cancel()
     assert fake_queue.host.log[3:] == ["put [12]"]
+
+
+async def test_each_flush_is_told(fake_queue: Any) -> None:
+    """Of tasks that flush at once each has its elements in what failed."""
+    told: list[str] = []
+
+    async def write_and_flush(value: int) -> None:
+        try:
+            await writer.write(value)
+            await writer.flush()
+        except QueueClosed as error:
+            told.append(str(error))
+
+    with anyio.fail_after(TEST_S):
+        async with fake_queue.writer(batch=8, delay_s=60) as writer, anyio.create_task_group() as tasks:
+            for value in range(3):
+                tasks.start_soon(write_and_flush, value)
+            await anyio.wait_all_tasks_blocked()
+            for call in fake_queue.host.calls:
+                call.waiter.fail(QueueClosed("closed"))
+    assert told == ["closed"] * 3
+
+
+async def test_an_error_is_met_by_the_next_write(fake_queue: Any) -> None:
+    """Not only when a group is full."""
+    with anyio.fail_after(TEST_S):
+        async with fake_queue.writer(batch=4, delay_s=60) as writer:
+            for i in range(5):
+                await writer.write(i)
+            fake_queue.host.calls[0].waiter.fail(QueueClosed("closed"))
+            with pytest.raises(QueueClosed):
+                await writer.write(5)
+            await flush(writer, fake_queue)
+    assert fake_queue.host.log == ["put [0, 1, 2, 3]", "put [4]"]
+
+
+async def _use_in_child(writer: Any) -> None:
+    for call in (partial(writer.write, 1), partial(writer.write_many, [1]), writer.flush):
+        with pytest.raises(SessionError, match="parent process"):
+            await call()
+
+
+async def test_a_forked_child_writes_nothing(fake_queue: Any) -> None:
+    """The rows of its parent's writer lie in memory that both see."""
+    with anyio.fail_after(TEST_S):
+        async with fake_queue.writer(batch=8, delay_s=60) as writer:
+            await writer.write(0)
+            if not (pid := os.fork()):
+                code = 1
+                try:
+                    asyncio.run(_use_in_child(writer))
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitpid(pid, 0)[1] == 0
+            await writer.write(2)
+            await flush(writer, fake_queue)
+    assert fake_queue.host.log == ["put [0, 2]"]
 
 
 async def test_tasks_that_write_at_once(fake_queue: Any) -> None:
