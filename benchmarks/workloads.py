@@ -31,8 +31,8 @@ class Workload:
         producers: Processes that put, each its share of the elements.
         there_and_back: Whether the consumer itself puts each element, and takes it when another process has sent it
             back through a second queue, before it puts the next.
-        under_way: Elements beside the capacity by which producers may be ahead: groups and requests under way; and, where
-            elements are large, as many as it takes until all memory has been touched.
+        under_way: Elements beside the capacity by which producers may be ahead: groups and requests under way. Where
+            elements are large it is as many as it takes until all memory was touched.
     """
 
     name: str
@@ -101,7 +101,9 @@ class Workload:
         )
 
 
-_IMAGES = Workload("W2", "images one by one, taken in batches of 64", (224, 224, 3), "uint8", 1024, 8_192, batch=64, under_way=4096)
+_IMAGES = Workload(
+    "W2", "images one by one, taken in batches of 64", (224, 224, 3), "uint8", 1024, 8_192, batch=64, under_way=4096
+)
 
 WORKLOADS = {
     workload.name: workload
@@ -122,7 +124,9 @@ WORKLOADS = {
             batch=32,
             queue="PaddingFIFOQueue",
         ),
-        Workload("W4", "tensors of 4 MiB one by one, taken one by one", (1024, 1024), "float32", 64, 512, under_way=192),
+        Workload(
+            "W4", "tensors of 4 MiB one by one, taken one by one", (1024, 1024), "float32", 64, 512, under_way=192
+        ),
         Workload(
             "W5", "a small element there and back", (16,), "float32", 64, 4_000, there_and_back=True, under_way=64
         ),

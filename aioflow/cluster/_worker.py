@@ -9,7 +9,7 @@ import anyio
 
 from aioflow.cluster._transfer import Rendezvous, Transfer, transfer
 from aioflow.errors import NodeFailed, SessionClosed
-from aioflow.runtime import Executor, LocalHost, SessionDevices, current, open_in_thread
+from aioflow.runtime import Executor, LocalHost, SessionDevices, current, on_asyncio, open_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,6 +36,13 @@ class _OwnerSession:
 
     def flush_at_close(self, flush: Callable[[], Awaitable[None]]) -> Callable[[], None]:  # noqa: ARG002 - the protocol's
         return lambda: None  # a kernel leaves its writers before it ends
+
+
+def _is_from_outside(error: BaseException) -> bool:
+    """Whether an error that a kernel met is not its own: a cancellation, or Ctrl-C, which trio raises in any task."""
+    if isinstance(error, KeyboardInterrupt):
+        return not on_asyncio()
+    return isinstance(error, anyio.get_cancelled_exc_class())
 
 
 class Worker:
@@ -103,7 +110,7 @@ class Worker:
 
         Raises:
             UnknownOp: This server has not one of its ops.
-            NodeFailed: A kernel raised; `SystemExit`, too, which does not end the server.
+            NodeFailed: A kernel raised; `SystemExit` and the like, too, which do not end the server.
             AioflowError: What the step raised.
         """
         self.rendezvous.begin(step)
@@ -118,9 +125,13 @@ class Worker:
             tokens = current.set(self._session(owner)), transfer.set(transferred)
             try:
                 return await self._executor.run(graph, fetched, fed)
-            except SystemExit as error:  # it would end this server, with what others have here
-                failed = NodeFailed(f"a node on {self._task}, failed: SystemExit: {error}", device=str(self._task))
-                for note in error.__notes__:
+            except BaseException as error:
+                notes = getattr(error, "__notes__", ())
+                if isinstance(error, Exception) or not notes or _is_from_outside(error):
+                    raise
+                where = notes[0].removeprefix("aioflow: in ")  # it would end this server, with what others have here
+                failed = NodeFailed(f"{where}, failed: {type(error).__name__}: {error}", device=str(self._task))
+                for note in notes:
                     failed.add_note(note)
                 raise failed from error
             finally:

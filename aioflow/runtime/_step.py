@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
+from contextvars import copy_context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -250,7 +251,7 @@ class Step:
                 if held:
                     self._inbox.post(self._begun, number, held)
                 try:
-                    outcome[0] = call(*leaves)
+                    outcome[0] = copy_context().run(call, *leaves)  # what it changes there is not seen by the next
                 except BaseException as error:  # noqa: BLE001 - it is told where the step is
                     outcome[1] = error
             leaves.clear()

@@ -213,6 +213,29 @@ def leave_on_a_thread() -> None:
     raise SystemExit(3)
 
 
+class OwnError(BaseException):
+    """Of somebody who does not want it to be caught."""
+
+
+@flow.op
+async def raise_it(kind: int) -> None:
+    """Raise what no `except Exception` catches."""
+    raise (GeneratorExit, OwnError, KeyboardInterrupt, BaseExceptionGroup("several", [KeyboardInterrupt()]))[kind]
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+@pytest.mark.parametrize("kind", range(4))
+async def test_no_exception_of_a_kernel_ends_a_server(kind: int) -> None:
+    """Whatever it is, its node has failed, on the master and on another task; both serve on."""
+    async with cluster() as (_, worker, __), flow.Session(worker, config=CONFIG) as session:
+        for device in TASKS[1:]:
+            with flow.Graph(), flow.device(device):
+                failing, value = raise_it(kind), flow.identity(1)
+            with pytest.raises(flow.NodeFailed, match=f"node 'raise_it' on {device}"):
+                await session.run(failing)
+            assert await session.run(value) == 1
+
+
 @flow.op
 async def cancel_in_time() -> None:
     """Cancel the task that a kernel runs in, which is the server's."""

@@ -7,6 +7,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -552,3 +553,23 @@ def test_a_program_without_anyio(run: Callable[[Any], Any]) -> None:
             return await session.run(nodes)
 
     assert run(main()) == ["released", None]
+
+
+note: ContextVar[str] = ContextVar("note", default="")
+
+
+@flow.op
+def set_note(value: str) -> str:
+    """Change what this thread, or whoever runs there next, has; return what was there."""
+    before = note.get()
+    note.set(value)
+    return before
+
+
+async def test_a_kernel_on_a_thread_changes_the_context_of_no_other() -> None:
+    """NumPy's error handling is one, too."""
+    async with flow.Session(config=flow.SessionConfig(inter_op_parallelism_threads=1)) as session:
+        for value in ("first", "second"):
+            with flow.Graph():
+                before = set_note(value)
+            assert await session.run(before) == ""
