@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from aioflow.runtime._cancellation import has_debts
@@ -42,7 +42,7 @@ class Crew:
         clean = copy_context()
         while True:
             await job()
-            if len(self._idle) >= IDLE_MAX or await _was_cancelled() or copy_context() != clean:
+            if len(self._idle) >= IDLE_MAX or await _was_cancelled() or _is_changed(clean):
                 return
             waiter: Waiter[Job] = Waiter()
             self._idle.append(waiter)
@@ -54,6 +54,12 @@ class Crew:
                 else:
                     self._idle.remove(waiter)
                 return
+
+
+def _is_changed(clean: Context) -> bool:
+    """Whether the context of this task is another one now; by identity, as not all values can be compared."""
+    context = copy_context()
+    return len(context) != len(clean) or any(context.get(variable, clean) is not clean[variable] for variable in clean)
 
 
 async def _was_cancelled() -> bool:

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 
 from aioflow.runtime import Crew
@@ -15,6 +16,7 @@ from aioflow.runtime._waiter import on_asyncio
 TEST_S = 5.0
 
 note: ContextVar[str] = ContextVar("note", default="")
+array: ContextVar[Any] = ContextVar("array")
 
 
 @pytest.mark.anyio
@@ -58,6 +60,29 @@ async def test_a_changed_context_is_not_seen_by_the_next_job() -> None:
                 await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
     assert seen == [""] * 3
+
+
+@pytest.mark.anyio
+async def test_values_of_a_context_are_not_compared() -> None:
+    """An array has no truth: a job may set a variable to one that was another one before."""
+    crew, seen = Crew(), list[Any]()
+    first = np.zeros(2)
+    token = array.set(first)
+
+    async def change() -> None:
+        seen.append(array.get())
+        array.set(np.zeros(2))
+
+    try:
+        with anyio.fail_after(TEST_S):
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    crew.start_soon(group, change)
+                    await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+    finally:
+        array.reset(token)
+    assert [value is first for value in seen] == [True] * 3
 
 
 @pytest.mark.anyio
