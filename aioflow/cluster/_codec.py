@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import math
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgpack
@@ -41,7 +42,7 @@ from aioflow.queues import Kind, QueueDefinition
 from aioflow.specs import DTYPES, STRING_DTYPES, ElementSpec, Ragged, Strings, TensorSpec, numpy_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from aioflow.cluster._messages import Message
     from aioflow.specs import Array, Column
@@ -66,8 +67,17 @@ ELEMENTS_MAX = INT64_MAX // 16
 # UTF-8: bytes below are characters by themselves; with the two highest bits of others, this is a continuation.
 _CONTINUATION, _HIGH_BITS = 0x80, 0xC0
 
+
+def _reader(names: tuple[str, ...]) -> Callable[[Any], Sequence[Any]]:
+    """Return what reads the fields of a message; of one name alone `attrgetter` would return no tuple."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda message: [getattr(message, name) for name in names]
+
+
 _CODES = {message: code for code, message in MESSAGES.items()}
 _WITH_FRAMES = frozenset({Assign, Put, Rows, RegisterGraph, RunGraph, SendTensor, Tensors})
+_VALUES_OF = {message: _reader(message.__slots__) for message in MESSAGES.values()}
 # What is sent for every element has numbers of our own making only, and shapes of a definition that was checked.
 _TRUSTED = frozenset({Put, Rows, Done, Tensors, Ask, Acknowledge, Promote, Withdraw, Recall, Confirm})
 
@@ -82,7 +92,7 @@ def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:
             be sent.
     """
     kind = type(message)
-    values = [getattr(message, name) for name in message.__slots__]
+    values = _VALUES_OF[kind](message)
     fault = None if kind in _TRUSTED else find_fault(kind, values)
     if fault:
         raise LocalProtocolError(fault)

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 __all__ = ["Answered", "Ended", "Event", "Parted", "Recalled", "Refused", "Undone", "Voided", "Welcomed"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Welcomed:
     """The server has answered the hello."""
 
     welcome: Welcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answered:
     """A request has succeeded; of a get, `value` is its columns."""
 
@@ -27,7 +27,7 @@ class Answered:
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Refused:
     """A request has failed; it may be a get that was answered and not handed over."""
 
@@ -35,7 +35,7 @@ class Refused:
     error: AioflowError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Undone:
     """A put was withdrawn."""
 
@@ -43,14 +43,14 @@ class Undone:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recalled:
     """What a request ahead holds is wanted back."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Voided:
     """What a get was answered and has not handed over is the server's again; it was asked for again, as `again`."""
 
@@ -58,14 +58,14 @@ class Voided:
     again: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parted:
     """The server has ended the connection; the session may go on through another."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended:
     """The server has ended the session; without an error it answers our own bye."""
 

@@ -41,7 +41,7 @@ class Int:
 
     def admits(self, value: Any) -> bool:
         """Whether a value is allowed."""
-        return isinstance(value, int) and self.low <= value <= self.high and not isinstance(value, bool)
+        return isinstance(value, int) and self.low <= value <= self.high and value is not True and value is not False
 
     def __str__(self) -> str:
         return f"an integer from {self.low} to {self.high}"

@@ -21,7 +21,7 @@ from aioflow.errors import (
     RemoteProtocolError,
     TransportError,
 )
-from aioflow.runtime import Background, Waiter, event_loop_clock, finish, now
+from aioflow.runtime import Background, Soon, Waiter, event_loop_clock, finish, now
 from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Link:
 
     Attributes:
         clock: That of the event loop.
+        send_soon: Does as `send` when the tasks that run now have said what they have to say: together it costs little
+            more than one of it.
         unreachable: Why the server is out of reach, once it is for `lost_s`; empty where it is not.
     """
 
@@ -94,8 +96,8 @@ class Link:
         self._offset_s = 0.0  # between the clocks of the beats and of the event loop
         self._welcomed_at = 0.0
         self._fresh_until = 0.0  # until then `check` need not look
-        self._is_due = anyio.Event()
         self.clock = now
+        self.send_soon: Callable[[], None] = self.send
         self._welcome: Waiter[None] = Waiter()
         self._goodbye: Waiter[None] = Waiter()
         self._lost = anyio.Event()
@@ -107,7 +109,7 @@ class Link:
         """Connect and be welcomed, waiting up to `connect_s` for a server that is still starting."""
         group = await self._background.start()
         self.clock = event_loop_clock()
-        group.start_soon(self._send_when_due)
+        self.send_soon = Soon(self.send, self._failed)
         try:
             with anyio.move_on_after(self._config.connect_s):
                 await self._connect_first()
@@ -147,17 +149,6 @@ class Link:
     def allocate(self, nbytes: int) -> memoryview | None:
         """Return memory that the other side sees as well; None where there is none, or no connection."""
         return None if self._connection is None else self._connection.allocate(nbytes)
-
-    def send_soon(self) -> None:
-        """Send once the tasks that run now have said what they have to say: together it costs little more than one."""
-        if not self._is_due.is_set():
-            self._is_due.set()
-
-    async def _send_when_due(self) -> None:
-        while True:
-            await self._is_due.wait()
-            self._is_due = anyio.Event()
-            self.send()
 
     def check(self) -> bool:
         """Whether the server has been heard lately; if not, connect again: what it had sent is its own again."""

@@ -1,4 +1,4 @@
-"""What goes over the wire: one frozen dataclass for each message, with the limits of each field beside it.
+"""What goes over the wire: one dataclass for each message, with the limits of each field beside it.
 
 Those of clients stand in `_requests`, those of servers in `_replies`, the types of their fields in `_field_types`.
 

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Welcome:
     """The answer to `Hello`; in every version of the protocol it begins with the version.
 
@@ -45,7 +45,7 @@ class Welcome:
     receipts: Name = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Done:
     """The request is done; `value` is the answer of `Size` and `IsClosed`."""
 
@@ -53,7 +53,7 @@ class Done:
     value: Annotated[int, Int()] = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rows:
     """What a get took; followed by the frames of the columns."""
 
@@ -61,14 +61,14 @@ class Rows:
     columns: Columns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tensors:
     """Values; followed by the frames of a list of them."""
 
     id: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
     """The definition of a queue."""
 
@@ -76,7 +76,7 @@ class Found:
     definition: DefinitionFields
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Statistics:
     """The fields of `QueueStats`; `numbers` are those from `capacity_bytes` on, in order."""
 
@@ -89,7 +89,7 @@ class Statistics:
     producers: Annotated[list[str], Listed(Text())]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Withdrawn:
     """A put was withdrawn after so many of its rows were in."""
 
@@ -97,7 +97,7 @@ class Withdrawn:
     rows: Count
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Error:
     """A request failed.
 
@@ -126,14 +126,14 @@ class Error:
     figures: Annotated[list[int], Listed(Int(), 3)] = field(default_factory=list[int])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recall:
     """What a request ahead holds is wanted: withdraw it unless it was handed over."""
 
     id: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Goodbye:
     """The server ends the connection.
 
@@ -147,7 +147,7 @@ class Goodbye:
     reason: Long
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Heard:
     """The answer to a beat of a session that is not lost."""
 

@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hello:
     """The first message of a connection; in every version of the protocol it begins with the version.
 
@@ -73,7 +73,7 @@ class Hello:
     target: Bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Define:
     """Give a new number to a queue; the queue is found or made by each operation on the number."""
 
@@ -84,7 +84,7 @@ class Define:
     definition: DefinitionFields
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Put:
     """Enqueue rows; followed by the frames of the columns."""
 
@@ -93,7 +93,7 @@ class Put:
     columns: Columns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Get:
     """Dequeue rows; answered by `Rows`, which is to be acknowledged or withdrawn."""
 
@@ -103,7 +103,7 @@ class Get:
     up_to: Bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """Request rows ahead: `count`, or up to `runs` times as many if they are there."""
 
@@ -113,14 +113,14 @@ class Ask:
     runs: Annotated[int, Int(1, 2**16)] = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Promote:
     """Make a request ahead a get; no answer of its own."""
 
     id: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Acknowledge:
     """So many rows of a get were handed over in all; no answer."""
 
@@ -128,14 +128,14 @@ class Acknowledge:
     rows: Count
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Withdraw:
     """End a request: a put is answered by `Withdrawn`, or as it ended; a get ends, or its rows go back, unanswered."""
 
     id: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Close:
     """Close a queue."""
 
@@ -144,7 +144,7 @@ class Close:
     cancel_pending: Bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Size:
     """Ask for the number of elements; answered by `Done`."""
 
@@ -152,7 +152,7 @@ class Size:
     queue: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class IsClosed:
     """Ask whether a queue is closed; answered by `Done`."""
 
@@ -160,7 +160,7 @@ class IsClosed:
     queue: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stats:
     """Ask for a snapshot; answered by `Statistics`."""
 
@@ -168,7 +168,7 @@ class Stats:
     queue: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delete:
     """Remove a queue; both sides forget the number that it had in this session."""
 
@@ -176,7 +176,7 @@ class Delete:
     queue: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lookup:
     """Ask for the definition of a shared queue; answered by `Found`."""
 
@@ -185,7 +185,7 @@ class Lookup:
     name: Name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Join:
     """Register a producer; `renews` says that it was registered before the server restarted."""
 
@@ -196,7 +196,7 @@ class Join:
     renews: Bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Leave:
     """Take a producer out; `lost` says that it left by an exception."""
 
@@ -208,7 +208,7 @@ class Leave:
     traceback: Long
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Read:
     """Read a variable; answered by `Rows`, with one row.
 
@@ -229,7 +229,7 @@ class Read:
     shape: OneShape
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Assign:
     """Assign to a variable; followed by the frames of one column of one row.
 
@@ -258,7 +258,7 @@ class Assign:
     columns: Columns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reset:
     """Empty containers: their variables go, their queues are deleted.
 
@@ -273,7 +273,7 @@ class Reset:
     whole: Bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RegisterGraph:
     """Give a new number to a graph; followed by its frames. Answered by `Done`, also where runs of it will fail.
 
@@ -292,7 +292,7 @@ class RegisterGraph:
     log: Bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeregisterGraph:
     """Forget a graph; steps of it that run go on."""
 
@@ -300,7 +300,7 @@ class DeregisterGraph:
     graph: Id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunGraph:
     """Run a step; followed by the frames of a list, or none. Answered by `Tensors`: a list of what is fetched.
 
@@ -322,7 +322,7 @@ class RunGraph:
     feeds: Outputs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SendTensor:
     """Give a value to a part of a step that receives it under a key; followed by its frames."""
 
@@ -331,7 +331,7 @@ class SendTensor:
     key: Long
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ListDevices:
     """Ask for the devices of the server's task, or of its whole cluster; answered by `Tensors`."""
 
@@ -339,7 +339,7 @@ class ListDevices:
     whole: Bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EndOwner:
     """The session on whose behalf parts were run is over: end its steps, forget its graphs and what is its alone."""
 
@@ -347,24 +347,24 @@ class EndOwner:
     owner: Name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bye:
     """The session is over; answered by `Goodbye`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Resume:
     """All acknowledgements were sent again: what was delivered before and not acknowledged goes back."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Confirm:
     """The answers to these requests have come, and need not be kept; everything without one was sent again before."""
 
     ids: Annotated[list[int], Listed(Int(1))]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Beat:
     """The client's process lives; sent through a connection of its own. Answered by `Heard`."""
 

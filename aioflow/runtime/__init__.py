@@ -5,15 +5,7 @@ in this process, and `aioflow.cluster` has the one behind a connection.
 """
 
 from aioflow.runtime._background import Background
-from aioflow.runtime._cancellation import (
-    await_outcome,
-    begin_call,
-    begin_turn,
-    every_call_gives_a_turn,
-    finish,
-    give_turn,
-    is_turn_due,
-)
+from aioflow.runtime._cancellation import await_outcome, begin_call, finish, is_turn_due
 from aioflow.runtime._clock import event_loop_clock, now
 from aioflow.runtime._config import SessionConfig
 from aioflow.runtime._copy_ahead import CopyAhead
@@ -37,9 +29,11 @@ from aioflow.runtime._host import (
 )
 from aioflow.runtime._local_host import Dispatch, LocalHost, no_task_named
 from aioflow.runtime._loop_thread import LoopThread, raise_owed_interrupt
+from aioflow.runtime._soon import Soon
 from aioflow.runtime._taken import Taken
 from aioflow.runtime._timer import Timer
-from aioflow.runtime._waiter import Waiter, on_asyncio
+from aioflow.runtime._turns import begin_turn, every_call_gives_a_turn, give_turn, on_asyncio
+from aioflow.runtime._waiter import Waiter
 
 __all__ = [
     "Asked",
@@ -58,6 +52,7 @@ __all__ = [
     "Request",
     "SessionConfig",
     "SessionDevices",
+    "Soon",
     "Taken",
     "Timer",
     "Waiter",

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioflow.runtime._cancellation import finish
-from aioflow.runtime._waiter import Waiter, on_asyncio
+from aioflow.runtime._turns import on_asyncio
+from aioflow.runtime._waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,47 +8,31 @@ cancellation is still there: every call begins by looking for it.
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 
-from aioflow.runtime._waiter import on_asyncio
+from aioflow.runtime._turns import on_asyncio, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine
 
     from aioflow.runtime._waiter import Waiter
 
 __all__ = [
     "await_outcome",
     "begin_call",
-    "begin_turn",
-    "every_call_gives_a_turn",
     "finish",
-    "give_turn",
     "has_debts",
     "is_turn_due",
     "owe_cancellation",
 ]
 
-# A call that need not wait gives other tasks a turn this often: long against a loop turn (3 µs), short for a person.
-YIELD_EVERY_S = 100e-6
-
 # How long a cancelled put may wait for the answer to its withdrawal before the cancellation goes on.
 WITHDRAWAL_S = 1.0
 
 
-class _Turns(threading.local):
-    """When the event loop of this thread gives its next turn."""
-
-    next: float = 0.0
-    always: bool = False
-
-
-_turns = _Turns()
 # Task to the arguments of the cancellation: anyio knows its own by them.
 _owed: dict[asyncio.Task[Any], tuple[Any, ...]] = {}
 
@@ -72,35 +56,7 @@ def is_turn_due() -> bool:
 
     Otherwise it may do its work as a plain function does. A cancellation that trio holds is met after 100 µs at most.
     """
-    return bool(_owed) or _turns.always or time.monotonic() >= _turns.next
-
-
-def begin_turn() -> None:
-    """Learn that the event loop gives a turn now, for a task that begins."""
-    _turns.next = time.monotonic() + YIELD_EVERY_S
-
-
-async def give_turn() -> None:
-    """Give other tasks of this event loop a turn, if it is time.
-
-    Called after an operation was issued, as a part of its wait: calls take effect in the order in which they were made.
-    """
-    if _turns.always or time.monotonic() >= _turns.next:
-        if on_asyncio():
-            await asyncio.sleep(0)  # what anyio's checkpoint comes to, at a third of its cost
-        else:
-            await anyio.lowlevel.checkpoint()
-        begin_turn()
-
-
-@contextmanager
-def every_call_gives_a_turn() -> Generator[None]:
-    """Let the calls of this thread not look at the time, for a program that must do the same in every run."""
-    _turns.always = True
-    try:
-        yield
-    finally:
-        _turns.always = False
+    return bool(_owed) or turns.always or monotonic() >= turns.next
 
 
 async def begin_call() -> None:

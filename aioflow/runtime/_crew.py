@@ -12,7 +12,8 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from aioflow.runtime._cancellation import has_debts
-from aioflow.runtime._waiter import Waiter, on_asyncio
+from aioflow.runtime._turns import on_asyncio
+from aioflow.runtime._waiter import Waiter
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from aioflow.errors import AioflowError
-from aioflow.runtime._cancellation import await_outcome, give_turn, owe_cancellation
+from aioflow.runtime._cancellation import await_outcome, owe_cancellation
+from aioflow.runtime._turns import give_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from aioflow.runtime._waiter import on_asyncio
+from aioflow.runtime._turns import on_asyncio
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,8 +5,7 @@
    no task each. The task that called `run` is the first worker, alone while one node at a time is ready. Threads tell
    what they have done in callbacks, which can start no task, and have not the step's context: a task hires for them.
 2. The first error ends the step: nothing starts any more, coroutines are cancelled, threads are waited for.
-3. What a dequeue node took is the queue's until another node is started with it, or the step has succeeded: a step that
-   ends otherwise gives it back.
+3. What a dequeue node took is the queue's until another node is started with it, or the step has succeeded: else back.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ import anyio
 
 from aioflow.errors import AioflowError, DeviceUnavailable, NodeFailed
 from aioflow.graph import Countdown, Mode, outputs_of
-from aioflow.runtime._cancellation import finish, give_turn, is_turn_due
+from aioflow.runtime._cancellation import finish, is_turn_due
 from aioflow.runtime._taken import Taken
-from aioflow.runtime._waiter import Waiter, on_asyncio
+from aioflow.runtime._turns import give_turn, on_asyncio
+from aioflow.runtime._waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

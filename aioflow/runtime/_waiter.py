@@ -9,21 +9,14 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from aioflow.runtime._turns import begin_turn, on_asyncio
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Waiter", "on_asyncio"]
+__all__ = ["Waiter"]
 
 T = TypeVar("T")
-
-
-def on_asyncio() -> bool:
-    """Whether the running task is asyncio's (uvloop included); otherwise it is trio's."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 class Waiter(Generic[T]):
@@ -89,6 +82,7 @@ class Waiter(Generic[T]):
             await self._parked
         else:
             await self._park_on_trio()
+        begin_turn()
 
     async def _park_on_trio(self) -> None:
         trio = sys.modules["trio"]

@@ -107,7 +107,7 @@ class ShmBeats:
                 due = now + self._every_s
                 self._number += 1
                 frames = self._make(self._number)  # it takes the place of one that could not be sent
-                self._unsent = b"".join(pack([(frames, measure(frames, self._address))], (), (), lambda *_: None))
+                self._unsent = b"".join(pack([(frames, measure(frames, self._address))], (), (), lambda *_: None)[0])
             if self._socket is None and now >= again:
                 again = now + BEATS_AGAIN_S
                 self._connect()

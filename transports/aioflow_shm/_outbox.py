@@ -46,7 +46,7 @@ class Outbox:
         self._loose: deque[tuple[Sequence[Frame], Sequence[int], int]] = deque()
         self._loose_bytes = 0
         self._said: deque[_Packet] = deque()
-        self._long: Iterator[_Packet] = iter(())  # the rest of a parcel that is too long for one packet
+        self._long: Iterator[_Packet] | None = None  # the rest of a parcel that is too long for one packet
         self._packet: _Packet | None = None  # the one that is to be written next
         self.is_broken = False
         self.may_wait = True
@@ -94,7 +94,7 @@ class Outbox:
         self._loose.clear()
         self._loose_bytes = 0
         self._said.clear()
-        self._long = iter(())
+        self._long = None
         self._packet = None
 
     def _write(self) -> None:
@@ -111,8 +111,12 @@ class Outbox:
 
     def _fill(self) -> bool:
         """Choose the next packet; return whether there is one."""
-        self._packet = next(self._long, None)
-        if self._packet is None and not self._said and (self._loose or self._leases.has_ended):
+        if self._long is not None:
+            self._packet = next(self._long, None)
+            if self._packet is not None:
+                return True
+            self._long = None
+        if not self._said and (self._loose or self._leases.has_ended):
             self._seal()
         if self._packet is None and self._said:
             self._packet = self._said.popleft()
@@ -141,8 +145,8 @@ class Outbox:
         return any(self._segments.is_awaited(frame, size) for frame, size in zip(frames, sizes, strict=True))
 
     def _pack(self, messages: list[tuple[Sequence[Frame], Sequence[int]]]) -> None:
-        parts = pack(messages, *self._leases.take_ended(), self._segments.put)
-        size = sum(map(_size, parts))
+        ended, kept = self._leases.take_ended() if self._leases.has_ended else ((), ())
+        parts, size = pack(messages, ended, kept, self._segments.put)
         if size <= PACKET_BYTES_MAX:
             self._packet = ((b"".join(parts),), None)
         else:
@@ -158,10 +162,6 @@ class Outbox:
             segments.made = []
         while segments.dropped:
             self.say(numbers(DROPPED, segments.dropped.pop()))
-
-
-def _size(frame: Frame) -> int:
-    return len(frame) if isinstance(frame, bytes) else frame.nbytes
 
 
 def _slices(parts: Sequence[Frame]) -> Iterator[_Packet]:

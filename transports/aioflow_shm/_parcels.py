@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioflow.errors import LocalProtocolError
 from aioflow_shm._limits import ALIGN_BYTES, FRAME_BYTES_MAX, FRAMES_MAX, OWN_FRAME_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from aioflow.transport import Frame
 
@@ -50,7 +51,7 @@ class MalformedError(Exception):
     """What came is nothing within the limits; says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parcel:
     """What came as one.
 
@@ -91,8 +92,8 @@ def pack(
     ended: Sequence[int],
     kept: Sequence[int],
     place: Callable[[Frame, int], Reference | None],
-) -> list[Frame]:
-    """Return the parts of a parcel, to be written one after the other.
+) -> tuple[list[Frame], int]:
+    """Return the parts of a parcel, to be written one after the other, and how many bytes they have.
 
     Args:
         messages: Each given with what `measure` says of it.
@@ -102,27 +103,40 @@ def pack(
     """
     table: list[int] = []
     references: list[int] = []
-    inline: list[tuple[Frame, int]] = []
+    inline: list[Frame] = []
+    inline_bytes = largest = 0
     for frames, sizes in messages:
         table.append(len(sizes))
         for frame, size in zip(frames, sizes, strict=True):
-            if size >= OWN_FRAME_BYTES and (reference := place(frame, size)) is not None:
-                table.append(IN_MEMORY)
-                references += reference
-            else:
-                table.append(size)
-                if size:  # a view with a zero in its shape cannot be joined
-                    inline.append((frame, size))
+            if size >= OWN_FRAME_BYTES:
+                if (reference := place(frame, size)) is not None:
+                    table.append(IN_MEMORY)
+                    references += reference
+                    continue
+                largest = size
+            table.append(size)
+            if size:  # a view with a zero in its shape cannot be joined
+                inline.append(frame)
+                inline_bytes += size
     values = (PARCEL, len(table), len(references), len(ended), len(kept), *table, *references, *ended, *kept)
     parts: list[Frame] = [_layout(len(values)).pack(*values)]
-    at = _NUMBER_BYTES * len(values)
-    for frame, size in inline:
+    size = _NUMBER_BYTES * len(values) + inline_bytes
+    if not largest:
+        return [*parts, *inline], size
+    return _align(parts, inline)
+
+
+def _align(parts: list[Frame], inline: Sequence[Frame]) -> tuple[list[Frame], int]:
+    """Append frames with what is missing before those that are to be aligned; return all, and their bytes."""
+    at = len(parts[0])
+    for frame in inline:
+        size = len(frame) if isinstance(frame, bytes) else frame.nbytes
         if size >= OWN_FRAME_BYTES and (padding := -at % ALIGN_BYTES):
             parts.append(_PADDING[:padding])
             at += padding
         parts.append(frame)
         at += size
-    return parts
+    return parts, at
 
 
 def unpack(packet: memoryview, view: Callable[[int, int, int, int], Frame], *, is_kept: bool) -> Parcel:
@@ -144,7 +158,7 @@ def unpack(packet: memoryview, view: Callable[[int, int, int, int], Frame], *, i
     if start > len(packet):
         raise MalformedError(f"a parcel of {count} numbers in {len(packet)} bytes")
     values = _layout(count).unpack_from(packet, _HEAD.size)
-    reader = _Reader(packet, start, values[tables : tables + references], view, is_kept=is_kept)
+    places = iter(values[tables : tables + references])
     messages: list[list[Frame]] = []
     at = 0
     while at < tables:
@@ -153,52 +167,30 @@ def unpack(packet: memoryview, view: Callable[[int, int, int, int], Frame], *, i
         at += 1 + frames
         if not 0 < frames == len(sizes) <= FRAMES_MAX:
             raise MalformedError(f"message {len(messages)} with {frames} frames")
-        messages.append([reader.frame(size) for size in sizes])
-    if not reader.is_at_end:
-        raise MalformedError(f"{len(messages)} messages that are not all that came")
+        message: list[Frame] = []
+        for size in sizes:
+            if size < OWN_FRAME_BYTES:
+                message.append(bytes(packet[start : start + size]))  # of what is missing nothing, which is told below
+                start += size
+            elif size == IN_MEMORY:
+                message.append(_in_memory(places, view))
+            else:
+                start += -start % ALIGN_BYTES
+                frame = packet[start : start + size]
+                message.append(frame if is_kept else bytes(frame))
+                start += size
+        messages.append(message)
+    if start != len(packet) or next(places, None) is not None:
+        raise MalformedError(f"{len(messages)} messages that are not all that came, or of which some is missing")
     return Parcel(messages, values[tables + references : count - kept], values[count - kept :])
 
 
-class _Reader:
-    """Takes the frames of a parcel one by one."""
-
-    __slots__ = ("_at", "_is_kept", "_packet", "_reference", "_references", "_view")
-
-    def __init__(
-        self,
-        packet: memoryview,
-        start: int,
-        references: Sequence[int],
-        view: Callable[[int, int, int, int], Frame],
-        *,
-        is_kept: bool,
-    ) -> None:
-        self._packet = packet
-        self._at = start
-        self._references = references
-        self._reference = 0
-        self._view = view
-        self._is_kept = is_kept
-
-    @property
-    def is_at_end(self) -> bool:
-        """Whether everything was taken."""
-        return self._at == len(self._packet) and self._reference == len(self._references)
-
-    def frame(self, size: int) -> Frame:
-        """Take the next frame."""
-        if size == IN_MEMORY:
-            reference = self._references[self._reference : self._reference + _REFERENCE]
-            if len(reference) != _REFERENCE:
-                raise MalformedError("frames in memory are missing")
-            self._reference += _REFERENCE
-            return self._view(*reference)
-        start = self._at + (-self._at % ALIGN_BYTES if size >= OWN_FRAME_BYTES else 0)
-        self._at = stop = start + size
-        if stop > len(self._packet):
-            raise MalformedError("frames are missing")
-        frame = self._packet[start:stop]
-        return frame if self._is_kept and size >= OWN_FRAME_BYTES else bytes(frame)
+def _in_memory(places: Iterator[int], view: Callable[[int, int, int, int], Frame]) -> Frame:
+    """Return the view of the next frame in memory."""
+    reference = (*islice(places, _REFERENCE),)
+    if len(reference) != _REFERENCE:
+        raise MalformedError("frames in memory are missing")
+    return view(*reference)
 
 
 def _layout(length: int) -> struct.Struct:

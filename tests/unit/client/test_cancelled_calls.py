@@ -11,7 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import aioflow as flow
-from aioflow.runtime._waiter import on_asyncio
+from aioflow.runtime._turns import on_asyncio
 from aioflow.testing._queue_stage import until
 
 if TYPE_CHECKING:

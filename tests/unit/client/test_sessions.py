@@ -16,7 +16,7 @@ import pytest
 import aioflow as flow
 from aioflow.cluster import ClusterHost
 from aioflow.runtime import EmbeddedHost
-from aioflow.runtime._waiter import on_asyncio
+from aioflow.runtime._turns import on_asyncio
 from aioflow.testing._queue_stage import ints, refused, start, until
 
 pytestmark = pytest.mark.anyio
@@ -218,6 +218,8 @@ async def test_what_came_ahead_is_not_handed_out_after_the_end_of_a_session() ->
             server.lost(peer)
             await connection.aclose()
             assert (await q.on(stays).dequeue_many(4)).tolist() == [1, 2, 3, 4]
+            with pytest.raises(flow.SessionClosed, match="no sign of life"):
+                await q.on(loses).size()  # so that it has heard of its end
             with pytest.raises(flow.SessionClosed, match="no sign of life"):
                 await anext(batches)
             await loses.close()

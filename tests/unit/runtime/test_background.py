@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from aioflow.runtime import Background
-from aioflow.runtime._waiter import on_asyncio
+from aioflow.runtime._turns import on_asyncio
 
 TEST_S = 5.0
 

@@ -11,7 +11,7 @@ from aioflow.errors import QueueClosed
 from aioflow.runtime import Waiter, Withdrawn, begin_call, complete_put, finish
 from aioflow.runtime import _cancellation as cancellation
 from aioflow.runtime._cancellation import await_outcome
-from aioflow.runtime._waiter import on_asyncio
+from aioflow.runtime._turns import on_asyncio
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aioflow.runtime import Timer, every_call_gives_a_turn, give_turn, now
-from aioflow.runtime._waiter import on_asyncio
+from aioflow.runtime._turns import on_asyncio
 
 DAY_S = 86400.0
 

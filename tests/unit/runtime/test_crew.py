@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aioflow.runtime import Crew
-from aioflow.runtime._waiter import on_asyncio
+from aioflow.runtime._turns import on_asyncio
 
 TEST_S = 5.0
 

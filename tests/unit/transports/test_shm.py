@@ -38,7 +38,7 @@ pytestmark = pytest.mark.anyio
 
 def _packet(*messages: list[Frame]) -> bytes:
     measured = [(message, measure(message, "the server")) for message in messages]
-    return b"".join(pack(measured, (), (), lambda _frame, _size: None))
+    return b"".join(pack(measured, (), (), lambda _frame, _size: None)[0])
 
 
 def _raw(address: str) -> socket.socket:
