@@ -48,6 +48,12 @@ BATCHES_MAX = 32
 ELEMENTS_MAX = 512
 SHARE = 4
 
+# On one host what is ahead comes in two messages where it is large, not in one for each batch: each takes the three
+# processes about a millisecond, in which 10 MB could be written. Of large elements so many come in one.
+REQUESTS = 2
+LARGE_REQUEST_BYTES = 32 << 20
+LARGE_ELEMENTS = 4
+
 # The end of a queue of an earlier run looks like that of an empty one; nothing else tells it to who waits for data.
 NOTHING_CAME = (
     "queue '%s' was closed and drained before this session was handed anything of it, probably by an earlier run or by "
@@ -83,6 +89,7 @@ class Batches:
         self._device = None if device is None else DeviceName.parse(device)
         self._ahead: CopyAhead | None = None  # where batches go to a device
         self._runs = 1
+        self._requests_max = self._prefetch
         self._varies = False
         self._host: Host | None = None
         self._quick_host: Host | None = None  # the same, where steps may do without a wait
@@ -184,7 +191,7 @@ class Batches:
         definition = self._ref.definition
         if not self._single:
             check_batch(definition, self._n, queue.name)
-        self._size_up(definition.element.nbytes)
+        self._size_up(host, definition.element.nbytes)
         if self._device is not None:
             await self._begin_copies(self._device)
         on_device = self._ahead is not None
@@ -196,11 +203,18 @@ class Batches:
         self._host = host
         return host
 
-    def _size_up(self, size: int | None) -> None:
+    def _size_up(self, host: Host, size: int | None) -> None:
         """Find out how much to ask for at once, of elements of so many bytes; None where that is not known."""
-        self._runs = _runs(self._ref.definition, size, self._n, ELEMENTS_MAX if self._single else BATCHES_MAX)
+        definition, runs_max = self._ref.definition, ELEMENTS_MAX if self._single else BATCHES_MAX
+        self._runs = _runs(definition, size, self._n, runs_max, REQUEST_BYTES)
+        self._requests_max = self._prefetch
         if self._single:
-            self._prefetch = max(2, min(ELEMENTS_AHEAD, REQUEST_BYTES // (size or 1)) // self._runs)
+            self._requests_max = max(REQUESTS, min(ELEMENTS_AHEAD, REQUEST_BYTES // (size or 1)) // self._runs)
+        together = LARGE_ELEMENTS if self._single else self._prefetch // REQUESTS
+        if host.is_local and self._runs < together:
+            self._runs = _runs(definition, size, self._n, together, LARGE_REQUEST_BYTES)
+            if not self._single:
+                self._requests_max = -(-self._prefetch // self._runs)
 
     async def _begin_copies(self, name: DeviceName) -> None:
         """Find the device; one without streams is the host itself, and nothing is copied."""
@@ -215,7 +229,7 @@ class Batches:
         in_hand = self._requests and self._requests[0].rows_left
         ahead = self._ahead
         # What is copied may be lost meanwhile, which only a request shows: without prefetch it takes one for each step.
-        if not in_hand and not self._ask(host, self._prefetch or int(ahead is not None)):
+        if not in_hand and not self._ask(host, self._requests_max or int(ahead is not None)):
             get = host.get(self._ref, self._n, up_to=True)
             return await (complete_get(get) if ahead is None else ahead.complete_get(get))
         # Out of the deque before the wait: the rows of a waiting step are not recalled from under it.
@@ -250,9 +264,9 @@ class Batches:
 
     def _refill(self, host: Host, columns: tuple[Dense, ...]) -> None:
         if self._varies:  # take what comes to be as large as these elements are, when they are padded
-            self._size_up(sum(int(np.mean(column_row_bytes(column))) for column in columns))
+            self._size_up(host, sum(int(np.mean(column_row_bytes(column))) for column in columns))
         with suppress(AioflowError):  # the step has its rows; the next one meets what is wrong
-            self._ask(host, self._prefetch)
+            self._ask(host, self._requests_max)
 
     def _ask(self, host: Host, count: int) -> bool:
         """Keep so many requests ahead under way; say whether there are any."""
@@ -296,11 +310,11 @@ def _is_sized_up_anew(definition: QueueDefinition) -> bool:
     return element.nbytes is None and all(known) and definition.bytes_max <= FRAME_BYTES_MAX
 
 
-def _runs(definition: QueueDefinition, size: int | None, count: int, runs_max: int) -> int:
+def _runs(definition: QueueDefinition, size: int | None, count: int, runs_max: int, bytes_max: int) -> int:
     """How many times `count` elements of `size` bytes one request may bring; 1 where their size is not known."""
     if size is None:
         return 1
-    elements = min(REQUEST_BYTES, definition.bytes_max // SHARE) // max(1, size)
+    elements = min(bytes_max, definition.bytes_max // SHARE) // max(1, size)
     if definition.capacity > 0:
         elements = min(elements, definition.capacity // SHARE)
     return min(runs_max, max(1, elements // count))

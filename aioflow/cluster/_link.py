@@ -146,6 +146,11 @@ class Link:
             self._connection.send(*messages)
         self._tell()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this host; False while there is no connection."""
+        return self._connection is not None and self._connection.is_local
+
     def allocate(self, nbytes: int) -> memoryview | None:
         """Return memory that the other side sees as well; None where there is none, or no connection."""
         return None if self._connection is None else self._connection.allocate(nbytes)

@@ -83,7 +83,7 @@ class QueueRequests:
         """Serve ahead."""
         queue = self._attach(session, message.queue)
         check_count(queue.definition, message.count)
-        ticket = queue.machine.ask(message.count, message.runs)
+        ticket = queue.machine.ask(message.count, message.runs, session.name)
         self._tickets.track(session, message.id, Call(queue, ticket, is_put=False))
 
     def close(self, session: Session, message: m.Close, _: Sequence[Frame]) -> None:

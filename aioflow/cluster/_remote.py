@@ -94,6 +94,11 @@ class RemoteHost:
         return self._error is not None
 
     @property
+    def is_local(self) -> bool:
+        """Whether the server is on this host."""
+        return self._link.is_local
+
+    @property
     def life(self) -> str:
         """What is another one when the server has forgotten graphs: it was started anew, or the session was."""
         return f"{self.secret} {self.welcome.epoch}"

@@ -31,4 +31,5 @@ class Get:
     count: int
     up_to: bool
     runs: int = 1
+    owner: str = ""
     taken: Rows = field(default_factory=Rows)

@@ -38,6 +38,9 @@ __all__ = ["QueueMachine"]
 # What one waiting get may pile up outside of the capacity: a few elements of the largest size planned for, 1 GB.
 RESULT_BYTES_MAX = 4 * 1000**3
 
+# Who asks ahead gets no more than so much that was copied together from several puts: one more message takes less.
+COPY_BYTES_MAX = 1 << 20
+
 
 class QueueMachine:
     """One queue. Every operation returns a ticket; `take_effects` says what became of it and of others."""
@@ -138,14 +141,14 @@ class QueueMachine:
             self._complete_get(ticket, Rows(), ahead=False)
         return ticket
 
-    def ask(self, count: int, runs: int = 1) -> Ticket:
+    def ask(self, count: int, runs: int = 1, owner: str = "") -> Ticket:
         """Request ahead `count` rows or, where there are more, up to `runs` times as many, and a multiple of `count`.
 
-        `promote` makes it a get of one run: of up to `count`.
+        `promote` makes it a get of one run: of up to `count`. Several owners share what is there.
         """
         self.definition.check_batch(count, str(self))
         ticket = self.issue_ticket()
-        self._asks[ticket] = Get(ticket, count, up_to=True, runs=runs)
+        self._asks[ticket] = Get(ticket, count, up_to=True, runs=runs, owner=owner)
         self._serve_asks()
         return ticket
 
@@ -346,7 +349,9 @@ class QueueMachine:
             if runs < 1:
                 return
             # Who asks for many runs leaves their share to the others that wait.
-            runs = min(get.runs, max(1, runs // len(self._asks)))
+            runs = min(get.runs, max(1, runs // len({ask.owner for ask in self._asks.values()})))
+            if runs * get.count * self._size_bytes > COPY_BYTES_MAX * len(self._order):  # by the mean of what is held
+                runs = max(1, self._order.together(runs * get.count) // get.count)
             del self._asks[get.ticket]
             rows = self._order.pop(runs * get.count)
             self._size_bytes -= rows.nbytes

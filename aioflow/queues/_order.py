@@ -39,6 +39,10 @@ class Order(Protocol):
         """Add rows `start` to `stop` of a segment, numbered from `number`, which is above all before."""
         ...
 
+    def together(self, count: int) -> int:
+        """How many of the next `count` rows are best taken at once: those behind lie in other segments."""
+        ...
+
     def pop(self, count: int) -> Rows:
         """Remove and return the next `count` rows; there are that many."""
         ...
@@ -67,6 +71,11 @@ class FifoOrder:
         """Add rows at the end."""
         self._runs.append((number, segment, start, stop))
         self._count += stop - start
+
+    def together(self, count: int) -> int:
+        """How many of the first `count` rows lie in the first segment."""
+        _, _, start, stop = self._returned[0] if self._returned else self._runs[0]
+        return min(count, stop - start)
 
     def pop(self, count: int) -> Rows:
         """Remove rows from the front."""
@@ -131,6 +140,10 @@ class ShuffleOrder:
             else:
                 assert isinstance(part.numbers, np.ndarray)
                 self._add(part.segment, part.index, part.numbers)
+
+    def together(self, count: int) -> int:
+        """All of them: they are copied one by one."""
+        return count
 
     def pop(self, count: int) -> Rows:
         """Draw rows without replacement."""
@@ -243,6 +256,10 @@ class PriorityOrder:
         assert segment.priorities is not None
         for row, priority in enumerate(segment.priorities[start:stop].tolist(), start):
             heapq.heappush(self._heap, (priority, number + row - start, row, segment))
+
+    def together(self, count: int) -> int:
+        """All of them: they are copied one by one."""
+        return count
 
     def pop(self, count: int) -> Rows:
         """Remove the rows of the lowest priorities, in order."""

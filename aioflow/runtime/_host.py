@@ -148,6 +148,11 @@ class Host(Protocol):
     lost_s: float
     seen: set[QueueKey]
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this host, so that a message costs much and its bytes little."""
+        ...
+
     def allocate(self, nbytes: int) -> memoryview | None:
         """Return memory to write rows in that are put soon after; None where none is better than any other."""
         ...

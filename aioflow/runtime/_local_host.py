@@ -178,6 +178,11 @@ class LocalHost:
         check_task(device, key, self._jobs, self._task, self._tasks)
         return self
 
+    @property
+    def is_local(self) -> bool:
+        """True: it is in this process."""
+        return True
+
     def allocate(self, nbytes: int) -> memoryview | None:  # noqa: ARG002 - nothing is sent
         """None: rows stay where they are."""
         return None

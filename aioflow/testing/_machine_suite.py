@@ -95,10 +95,10 @@ class QueuePair:
         self.model.dequeue(count, up_to=up_to)
         self._agree(self.machine.dequeue(count, up_to=up_to))
 
-    def ask(self, count: int, runs: int = 1) -> None:
+    def ask(self, count: int, runs: int = 1, owner: str = "") -> None:
         """Request elements ahead."""
-        self.model.ask(count, runs)
-        self._agree(self.machine.ask(count, runs))
+        self.model.ask(count, runs, owner)
+        self._agree(self.machine.ask(count, runs, owner))
 
     def promote(self, ticket: int) -> None:
         """Make a request ahead a get."""

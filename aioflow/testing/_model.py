@@ -70,6 +70,7 @@ class _Get:
     count: int
     up_to: bool
     runs: int = 1
+    owner: str = ""
     taken: list[_Item] = field(default_factory=list)
 
 
@@ -173,9 +174,9 @@ class QueueModel:
             self._outcomes[get.ticket] = ModelOutcome(())
         return get.ticket
 
-    def ask(self, count: int, runs: int = 1) -> int:
+    def ask(self, count: int, runs: int = 1, owner: str = "") -> int:
         """Request `count` elements ahead, or up to `runs` times as many."""
-        ask = _Get(self._new_ticket(), count, up_to=True, runs=runs)
+        ask = _Get(self._new_ticket(), count, up_to=True, runs=runs, owner=owner)
         self._asks.append(ask)
         self._flush()
         return ask.ticket
@@ -334,7 +335,7 @@ class QueueModel:
     def _serve_asks(self) -> None:
         """No get attempts: only while no get waits, and never after the close."""
         while self._asks and not self._gets and not self.is_closed and self._free() >= self._asks[0].count:
-            shares = self._free() // self._asks[0].count // len(self._asks)
+            shares = self._free() // self._asks[0].count // len({ask.owner for ask in self._asks})
             ask = self._asks.pop(0)
             count = ask.count * min(ask.runs, max(1, shares))
             self._receive(ask, [self._take_next() for _ in range(count)], ahead=True)

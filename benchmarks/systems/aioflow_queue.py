@@ -1,7 +1,7 @@
 """aioflow: a queue on a server of its own, over ipc, and so through shared memory.
 
 Everything goes through a `writer`, which groups elements and chunks while others are on their way, as the thread of a
-multiprocessing.Queue does. Groups of images are the size of the consumer's batches. Where elements are small, the
+multiprocessing.Queue does. Groups of images have two of the consumer's batches, and those of large tensors three. The
 consumer asks for more batches ahead than by default. Single elements that go there and back are put by `enqueue`.
 """
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 GROUP = 512  # rows of small chunks in a group
 PREFETCH = 8
+PREFETCH_LARGE = 4
+GROUP_BYTES = 12 << 20
 FILL_S = 0.1  # a group of images takes some milliseconds to fill, and should be a whole batch
 
 
@@ -79,7 +81,7 @@ async def _consume(workload: Workload, address: str) -> Measurement:
     meter, queue = Meter(workload), _queue(workload)
     async with flow.Session(address):
         if workload.batch:
-            prefetch = PREFETCH if workload.batch * workload.element_bytes < 1 << 16 else 2
+            prefetch = PREFETCH if workload.batch * workload.element_bytes < 1 << 16 else PREFETCH_LARGE
             async for payload, labels in queue.batches(workload.batch, prefetch=prefetch, copy=workload.copy):
                 meter.batch(payload, labels)
         else:
@@ -115,8 +117,10 @@ async def _send_back(workload: Workload, address: str) -> None:
 
 async def _write(workload: Workload, producer: int, address: str) -> None:
     elements, queue = Elements(workload), _queue(workload)
-    group_bytes = max(1 << 20, workload.batch * workload.element_bytes)
-    async with flow.Session(address), queue.producer(), queue.writer(batch_bytes=group_bytes, delay_s=FILL_S) as writer:
+    batch = 2 * (workload.batch or 32)
+    group_bytes = max(1 << 20, batch * workload.element_bytes) if workload.batch else GROUP_BYTES
+    writer = queue.writer(batch=batch, batch_bytes=group_bytes, delay_s=FILL_S)
+    async with flow.Session(address), queue.producer(), writer:
         for number in workload.numbers(producer):
             await writer.write(elements[number])
 

@@ -43,9 +43,9 @@ class _Events(RuleBasedStateMachine):
     def dequeue(self, count: int, up_to: bool) -> None:
         self.pair.dequeue(self._possible(count), up_to=up_to)
 
-    @rule(count=st.integers(1, 3), runs=st.integers(1, 4))
-    def ask(self, count: int, runs: int) -> None:
-        self.pair.ask(self._possible(count), runs)
+    @rule(count=st.integers(1, 3), runs=st.integers(1, 4), owner=st.sampled_from("ab"))
+    def ask(self, count: int, runs: int, owner: str) -> None:
+        self.pair.ask(self._possible(count), runs, owner)
 
     # Which ticket: no preconditions, for Hypothesis gives up on examples in which few rules are possible.
 

@@ -116,6 +116,7 @@ class FakeHost:
     """Notes what is asked of it."""
 
     lost_s = 3.0
+    is_local = False
 
     def __init__(self) -> None:
         self.log: list[str] = []

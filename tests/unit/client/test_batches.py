@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 import aioflow as flow
+from aioflow.client._batches import Batches
 from aioflow.errors import ConnectionLost, EndOfQueue
 from aioflow.testing._queue_stage import ints
 
@@ -212,6 +213,33 @@ async def test_how_much_is_asked_for(fake_queue: Any, queue: Any, asked: tuple[i
     elements = aiter(fake_queue)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anext, elements)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert fake_queue.host.asked == asked
+    assert sum(entry.startswith("ask") for entry in fake_queue.host.log) == requests
+
+
+@pytest.mark.parametrize(
+    ("queue", "batch", "asked", "requests"),
+    [
+        pytest.param(flow.FIFOQueue(1000, "uint8", (224, 224, 3)), {"n": 64, "prefetch": 2}, (64, 1), 2, id="two"),
+        pytest.param(flow.FIFOQueue(1000, "uint8", (224, 224, 3)), {"n": 64, "prefetch": 4}, (64, 2), 2, id="four"),
+        pytest.param(flow.FIFOQueue(1000, "uint8", (224, 224, 3)), {"n": 64, "prefetch": 9}, (64, 3), 3, id="nine"),
+        pytest.param(flow.FIFOQueue(200, "uint8", (224, 224, 3)), {"n": 64, "prefetch": 4}, (64, 1), 4, id="a quarter"),
+        pytest.param(flow.FIFOQueue(-1, "int64", ()), {"n": 64, "prefetch": 4}, (64, 32), 4, id="small"),
+        pytest.param(flow.FIFOQueue(1000, "float32", (1000, 1000)), {"n": 1, "single": True}, (1, 4), 2, id="elements"),
+        pytest.param(flow.FIFOQueue(1000, "float32", (5000, 5000)), {"n": 1, "single": True}, (1, 1), 2, id="huge"),
+    ],
+)
+async def test_how_much_is_asked_for_on_one_host(
+    fake_queue: Any, queue: Any, batch: dict[str, Any], asked: tuple[int, int], requests: int
+) -> None:
+    """Large batches and elements that are asked for ahead come in two messages, of 32 MiB at most."""
+    fake_queue._definition = queue.definition
+    fake_queue.host.is_local = True
+    steps = Batches(fake_queue, **batch)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anext, steps)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     assert fake_queue.host.asked == asked

@@ -41,9 +41,9 @@ class Bench:
         self.acknowledge(ticket)
         return self.results[ticket]
 
-    def ask(self, count: int, runs: int = 1) -> Ticket:
+    def ask(self, count: int, runs: int = 1, owner: str = "") -> Ticket:
         """Request elements ahead."""
-        return self._note(self.machine.ask(count, runs))
+        return self._note(self.machine.ask(count, runs, owner))
 
     def promote(self, ticket: Ticket) -> None:
         """Make a request a get."""

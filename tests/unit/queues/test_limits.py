@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aioflow.errors import EndOfQueue, QueueError, SpecMismatch
-from aioflow.queues import CAPACITY_BYTES_DEFAULT, QueueDefinition, QueueMachine, Segment
+from aioflow.queues import CAPACITY_BYTES_DEFAULT, Completed, QueueDefinition, QueueMachine, Segment
 from aioflow.specs import ElementSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -303,9 +303,34 @@ def test_a_request_for_runs(make: Make) -> None:
 def test_requests_for_runs_share(make: Make) -> None:
     """semantics 0.4: with several consumers each gets its share, of what is there when its request is served."""
     queue = make()
-    asks = [queue.ask(1, runs=8), queue.ask(1, runs=8), queue.ask(1, runs=8)]
+    asks = [queue.ask(1, runs=8, owner=owner) for owner in "abc"]
     queue.put(1, 2, 3, 4, 5, 6, 7)
     assert [queue.results[ask] for ask in asks] == [[1, 2], [3, 4], [5, 6, 7]]
+
+
+def test_requests_of_one_consumer_do_not_share(make: Make) -> None:
+    """What one consumer asks for in several requests comes in as few messages as it may."""
+    queue = make()
+    asks = [queue.ask(1, runs=4, owner=owner) for owner in "aab"]
+    queue.put(1, 2, 3, 4, 5, 6)
+    assert [queue.results[ask] for ask in asks] == [[1, 2, 3], [4], [5, 6]]
+
+
+def test_a_request_for_runs_brings_no_large_rows_of_several_puts(make: Make) -> None:
+    """They would be copied together; small ones are, and a single run is where it has to be."""
+    queue = make()
+    for rows, expected in ((1000, [4]), (400_000, [1, 1, 2])):
+        segments = [Segment(1, (np.zeros(1),), rows), Segment(1, (np.zeros(1),), rows)]
+        segments.append(Segment(2, (np.zeros(2),), rows))
+        for segment in segments:
+            queue.machine.enqueue(segment)
+        counts: list[int] = []
+        while sum(counts) < 4:
+            ticket = queue.machine.ask(1, runs=8)
+            effects = [effect for effect in queue.machine.take_effects() if isinstance(effect, Completed)]
+            counts += [effect.rows.count for effect in effects if effect.rows is not None]
+            queue.machine.acknowledge(ticket)
+        assert counts == expected
 
 
 def test_a_promoted_request_for_runs(make: Make) -> None:
