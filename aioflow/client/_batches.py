@@ -20,7 +20,7 @@ import numpy as np
 from aioflow.client._values import check_batch, check_count, elements_of, reader
 from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
 from aioflow.names import DeviceName
-from aioflow.runtime import CopyAhead, begin_call, complete_get, complete_request, give_turn, is_turn_due
+from aioflow.runtime import CopyAhead, begin_call, complete_get, complete_request, current_turn, give_turn
 from aioflow.specs import STRING_DTYPES, column_row_bytes
 from aioflow.transport import FRAME_BYTES_MAX
 
@@ -125,26 +125,34 @@ class Batches:
             StopAsyncIteration: The queue is closed and drained, or the iterator was left.
             EndOfQueue: So it is, and a producer was lost or failed: the data may be short.
         """
-        if is_turn_due():
+        requests, host = self._requests, self._quick_host
+        if not (turn := current_turn()):
             await begin_call()
             await give_turn()
-        requests, host = self._requests, self._quick_host
-        if requests and (request := requests[0]).rows_left >= self._n and host is not None:
-            columns: tuple[Dense, ...] = ()
+        if host is not None and requests:
+            request = requests[0]
             try:  # nothing to wait for: this is done for each element, so it is short
-                if self._read is not None:
-                    value = request.take_element(self._read)
-                else:
-                    columns = request.take(self._n)
-                    value = self._to_user(columns)
+                if turn and (taken := request.take_quickly(turn, self._n, self._read)) is not None:
+                    return taken if self._read is not None else self._to_user(taken)
+                if request.rows_left >= self._n:
+                    return self._take(host, request)
             except BaseException:
                 self._give_back(0)
                 raise
-            if not request.rows_left:
-                requests.popleft()
-                self._refill(host, columns)
-            return value
         return await self._step()
+
+    def _take(self, host: Host, request: Request) -> Any:
+        """Hand over the next rows of the first request, and ask for more when it has no others."""
+        columns: tuple[Dense, ...] = ()
+        if self._read is not None:
+            value = request.take_element(self._read)
+        else:
+            columns = request.take(self._n)
+            value = self._to_user(columns)
+        if not request.rows_left:
+            self._requests.popleft()
+            self._refill(host, columns)
+        return value
 
     async def aclose(self) -> None:
         """Leave the iterator: what it holds ahead is given back. A second call does nothing."""

@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING
 
 from aioflow import errors
 from aioflow.cluster import _messages as m
+from aioflow.cluster._events import Ended, Parted
 from aioflow.cluster._fields import COMPONENTS_MAX
-from aioflow.errors import AioflowError, DeviceOutOfMemory, EndOfQueue, NodeFailed, RemoteError
+from aioflow.errors import (
+    AioflowError,
+    ConnectionLost,
+    DeviceOutOfMemory,
+    EndOfQueue,
+    NodeFailed,
+    RemoteError,
+    SessionClosed,
+    VersionMismatch,
+)
 from aioflow.queues import QueueStats
 from aioflow.resources import LostProducer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["cut", "pack_error", "pack_stats", "unpack_error", "unpack_stats"]
+__all__ = ["cut", "pack_error", "pack_stats", "read_goodbye", "unpack_error", "unpack_stats"]
 
 # The texts of an error share one header of 64 KiB: so many bytes for each, 48 KiB at most in all.
 TEXT_BYTES = 4096
@@ -117,6 +127,22 @@ def _remote_error(message: m.Error, text: str, peer: str) -> RemoteError:
     if message.traceback:
         error.add_note(f"on {peer}:\n{message.traceback}")
     return error
+
+
+def read_goodbye(goodbye: m.Goodbye, server: str, *, said_bye: bool) -> Ended | Parted:
+    """Return what the end of a connection is to a session that has said bye itself, or has not."""
+    reason = f"{server} has ended the session: {goodbye.reason}"
+    match goodbye.kind:
+        case "":
+            return Ended(None if said_bye else ConnectionLost(f"{reason}(it gave no reason)"))
+        case ConnectionLost.__name__:
+            return Parted(goodbye.reason)
+        case SessionClosed.__name__:
+            return Ended(SessionClosed(reason))
+        case VersionMismatch.__name__:
+            return Ended(VersionMismatch(f"{server}: {goodbye.reason}"))
+        case _:
+            return Ended(ConnectionLost(reason))
 
 
 # Statistics

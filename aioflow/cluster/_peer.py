@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._admission import pad_columns
-from aioflow.cluster._answers import unpack_error, unpack_stats
+from aioflow.cluster._answers import read_goodbye, unpack_error, unpack_stats
 from aioflow.cluster._codec import decode, decode_columns, encode, pack_definition, unpack_definition
-from aioflow.cluster._events import Answered, Ended, Parted, Recalled, Refused, Undone, Voided, Welcomed
+from aioflow.cluster._events import Answered, Ended, Recalled, Refused, Undone, Voided, Welcomed
 from aioflow.cluster._outlets import Outlets, Request
 from aioflow.cluster._request_kinds import ANSWERS, GETS, ONCE, STEPS, WITHDRAWN
-from aioflow.errors import ConnectionLost, QueueReset, RemoteProtocolError, SessionClosed, VersionMismatch
+from aioflow.errors import ConnectionLost, QueueReset, RemoteProtocolError, VersionMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -76,11 +76,13 @@ class Peer:
         self._reset: set[QueueRef] = set()
         self._producers: dict[tuple[QueueRef, str], float] = {}
         self._late_ack: tuple[int, int] | None = None  # not encoded yet: the next of the same get replaces it
+        self._taken: tuple[int, int] | None = None  # not acknowledged yet: a get, and how many of its rows
         self._frames: list[list[Frame]] = []
         self._events: list[Event] = []
 
     def take_messages(self) -> list[list[Frame]]:
         """Return what is to be sent on the present connection, in order."""
+        self._acknowledge_taken()
         self._flush_ack()
         frames, self._frames = self._frames, []
         return frames
@@ -155,6 +157,9 @@ class Peer:
 
     def acknowledge(self, id_: int, rows: int, *, is_all: bool) -> None:
         """Say that so many rows of a get were handed over in all."""
+        if self._taken is not None and self._taken[0] != id_:
+            self._acknowledge_taken()
+        self._taken = None
         request = self._requests.get(id_)
         if request is None or not request.is_delivered:
             return
@@ -170,8 +175,20 @@ class Peer:
                 self._flush_ack()
             self._late_ack = id_, rows
 
+    def take(self, id_: int, rows: int) -> None:
+        """Do as `acknowledge` before anything else is done, for rows of a get that is not the last time: quickly."""
+        if self._taken is not None and self._taken[0] != id_:
+            self._acknowledge_taken()
+        self._taken = id_, rows
+
+    def _acknowledge_taken(self) -> None:
+        if self._taken is not None:
+            taken, self._taken = self._taken, None
+            self.acknowledge(*taken, is_all=False)
+
     def withdraw(self, id_: int) -> None:
         """End a request; only of a put that is under way is the outcome told."""
+        self._acknowledge_taken()
         request = self._requests.get(id_)
         if request is None or request.is_withdrawn:
             return
@@ -230,7 +247,7 @@ class Peer:
             case m.Welcome():
                 self._welcomed(message)
             case m.Goodbye():
-                self._ended(message)
+                self._events.append(read_goodbye(message, self.name, said_bye=self._said_bye))
             case m.Recall():
                 request = self._requests.get(message.id)
                 if request is not None and request.is_delivered:
@@ -305,6 +322,7 @@ class Peer:
             )
             self._events.append(Ended(VersionMismatch(reason)))
             return
+        self._acknowledge_taken()
         self._is_open = True
         self._events.append(Welcomed(welcome))
         if self._epoch and welcome.epoch != self._epoch:
@@ -338,8 +356,7 @@ class Peer:
         request.is_delivered = False
         if request.is_begun:
             request.is_begun = False
-            self._last_id += 1
-            request.id = self._last_id
+            self._last_id = request.id = self._last_id + 1
             message, _ = decode(request.encoded)
             assert isinstance(message, m.Get | m.Ask)
             request.encoded = encode(replace(message, id=request.id))
@@ -357,11 +374,8 @@ class Peer:
         pending = [request for request in self._requests.values() if request.ref is not None]
         told = {request.ref for request in pending if request.ref is not None and not request.renews}
         self._reset = (self._reset | set(self._numbers)) - told
-        self._numbers.clear()
-        self._defines.clear()
-        self._outlets.clear()
-        self._acks.clear()
-        self._to_confirm.clear()
+        for known in (self._numbers, self._defines, self._outlets, self._acks, self._to_confirm):
+            known.clear()
         for request in pending:
             assert request.ref is not None
             del self._requests[request.id]
@@ -380,20 +394,6 @@ class Peer:
             f"queue {ref.key.name!r}: the server at {self.name} was started anew and what the queue held is gone; "
             "the next call goes to a new, empty queue"
         )
-
-    def _ended(self, goodbye: m.Goodbye) -> None:
-        reason = f"{self.name} has ended the session: {goodbye.reason}"
-        match goodbye.kind:
-            case "":
-                self._events.append(Ended(None if self._said_bye else ConnectionLost(f"{reason}(it gave no reason)")))
-            case ConnectionLost.__name__:
-                self._events.append(Parted(goodbye.reason))
-            case SessionClosed.__name__:
-                self._events.append(Ended(SessionClosed(reason)))
-            case VersionMismatch.__name__:
-                self._events.append(Ended(VersionMismatch(f"{self.name}: {goodbye.reason}")))
-            case _:
-                self._events.append(Ended(ConnectionLost(reason)))
 
 
 def _renew(request: int, queue: int, name: str, rejoin_s: float) -> m.Join:

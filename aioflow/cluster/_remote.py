@@ -85,7 +85,7 @@ class RemoteHost:
         self._delivered: dict[int, RemoteCall] = {}  # gets whose rows are here and not all handed over
         self._error: AioflowError | None = None
         self._acknowledged_at = 0.0
-        self._is_late = anyio.Event()
+        self._late, self._is_late = anyio.Event(), False  # something is to be acknowledged: to wait for, and to look at
         self._giving_up: set[int] = set()
 
     @property
@@ -239,20 +239,36 @@ class RemoteHost:
         if is_all:
             self._delivered.pop(call.id, None)
         self._peer.acknowledge(call.id, rows, is_all=is_all)
-        time = self._link.clock()
         if receipts is None:
             self._link.send()
-        elif time >= self._acknowledged_at + ACKNOWLEDGE_EVERY_S:
+            return
+        time = self._link.clock()
+        if time >= self._acknowledged_at + ACKNOWLEDGE_EVERY_S:
             self._acknowledged_at = time
             self._link.send_soon()  # with what is asked for next
-        elif not self._is_late.is_set():
-            self._is_late.set()
+        elif not self._is_late:
+            self._is_late = True
+            self._late.set()
+
+    @property
+    def has_receipts(self) -> bool:
+        """Whether what is handed over is noted where the server finds it."""
+        return self._receipts is not None
+
+    def acknowledge_quickly(self, request: int, rows: int) -> None:
+        """Say that so many rows of a get were handed over in all, and not the last one: noted now, and said soon."""
+        assert self._receipts is not None
+        self._receipts.note(request, rows)
+        self._peer.take(request, rows)
+        if not self._is_late:
+            self._is_late = True
+            self._late.set()
 
     async def _acknowledge_late(self) -> None:
         while True:
-            await self._is_late.wait()
+            await self._late.wait()
             await anyio.sleep(ACKNOWLEDGE_EVERY_S)
-            self._is_late = anyio.Event()
+            self._late, self._is_late = anyio.Event(), False
             self._link.send()
 
     def withdraw(self, call: RemoteCall) -> None:
@@ -358,6 +374,8 @@ class RemoteHost:
         """Fail everything that waits and everything to come."""
         if self._error is None:
             self._error = error
+        for call in self._delivered.values():  # what was not handed over is the queue's again
+            call.fail(copy.copy(error))
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.waiter.fail(copy.copy(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioflow.cluster._admission import pad_columns
-from aioflow.runtime import Waiter
+from aioflow.runtime import Waiter, current_turn
 from aioflow.specs import take_rows
 
 if TYPE_CHECKING:
@@ -21,7 +21,19 @@ __all__ = ["RemoteCall"]
 class RemoteCall:
     """A request under way."""
 
-    __slots__ = ("_columns", "_elements", "_host", "_rows", "_taken", "_waiter", "id", "is_get", "on_recall")
+    __slots__ = (
+        "_columns",
+        "_elements",
+        "_host",
+        "_quick_rows",
+        "_quick_turn",
+        "_rows",
+        "_taken",
+        "_waiter",
+        "id",
+        "is_get",
+        "on_recall",
+    )
 
     def __init__(self, host: RemoteHost, on_recall: Callable[[Request], None] | None, *, get: bool) -> None:
         self.id = 0
@@ -32,6 +44,9 @@ class RemoteCall:
         self._elements: list[Any] = []  # of the rows, once one was handed over as such
         self._rows = 0
         self._taken = 0
+        # How many rows may be handed over without a look at the session, and in which turn; the last is not among them.
+        self._quick_rows = 0
+        self._quick_turn = 0.0
         self._host = host
 
     @property
@@ -61,7 +76,7 @@ class RemoteCall:
 
     def void(self) -> None:
         """Let go of rows that have come: they are the server's again."""
-        self._columns, self._elements, self._rows, self._taken = (), [], 0, 0
+        self._columns, self._elements, self._rows, self._taken, self._quick_rows = (), [], 0, 0, 0
         if self._waiter.is_set:
             self._waiter = Waiter()
 
@@ -80,8 +95,7 @@ class RemoteCall:
 
     def take(self, count: int) -> tuple[Dense, ...]:
         columns = self.peek(count)
-        self._taken += count
-        self._host.acknowledge_late(self, self._taken, is_all=self._taken == self._rows)
+        self._take(count)
         return columns
 
     def take_element(self, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
@@ -89,12 +103,35 @@ class RemoteCall:
         if not self._elements:
             self._elements = read(self._columns)
         element = self._elements[self._taken]
-        self._taken += 1
-        self._host.acknowledge_late(self, self._taken, is_all=self._taken == self._rows)
+        self._take(1)
         return element
 
+    def _take(self, count: int) -> None:
+        self._taken += count
+        left = self._rows - self._taken
+        self._host.acknowledge_late(self, self._taken, is_all=not left)
+        if left > 1 and self._host.has_receipts:
+            self._quick_turn, self._quick_rows = current_turn(), left - 1
+
+    def take_quickly(
+        self, turn: float, count: int, read: Callable[[tuple[Column, ...]], list[Any]] | None
+    ) -> tuple[Dense, ...] | Any:
+        if self._quick_turn != turn or self._quick_rows < count:
+            return None
+        start = self._taken
+        stop = start + count
+        if read is None:
+            value: Any = pad_columns(_rows(self._columns, start, stop))
+        else:
+            self._elements = self._elements or read(self._columns)
+            value = self._elements[start]
+        self._taken = stop
+        self._quick_rows -= count
+        self._host.acknowledge_quickly(self.id, stop)
+        return value
+
     def withdraw(self) -> None:
-        self._columns, self._elements, self._rows, self._taken = (), [], 0, 0
+        self._columns, self._elements, self._rows, self._taken, self._quick_rows = (), [], 0, 0, 0
         self._host.withdraw(self)
 
     def promote(self) -> None:

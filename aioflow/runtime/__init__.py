@@ -5,7 +5,7 @@ in this process, and `aioflow.cluster` has the one behind a connection.
 """
 
 from aioflow.runtime._background import Background
-from aioflow.runtime._cancellation import await_outcome, begin_call, finish, is_turn_due
+from aioflow.runtime._cancellation import await_outcome, begin_call, current_turn, finish, is_turn_due
 from aioflow.runtime._clock import event_loop_clock, now
 from aioflow.runtime._config import SessionConfig
 from aioflow.runtime._copy_ahead import CopyAhead
@@ -65,6 +65,7 @@ __all__ = [
     "complete_put",
     "complete_request",
     "current",
+    "current_turn",
     "event_loop_clock",
     "every_call_gives_a_turn",
     "finish",

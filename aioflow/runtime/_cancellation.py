@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "await_outcome",
     "begin_call",
+    "current_turn",
     "finish",
     "has_debts",
     "is_turn_due",
@@ -57,6 +58,11 @@ def is_turn_due() -> bool:
     Otherwise it may do its work as a plain function does. A cancellation that trio holds is met after 100 µs at most.
     """
     return bool(_owed) or turns.always or monotonic() >= turns.next
+
+
+def current_turn() -> float:
+    """Return a number that no other turn of this thread has; 0 where one is due."""
+    return 0.0 if _owed or turns.always or monotonic() >= turns.next else turns.next
 
 
 async def begin_call() -> None:

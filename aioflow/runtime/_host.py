@@ -107,6 +107,16 @@ class Request(Call, Protocol):
         """
         ...
 
+    def take_quickly(
+        self, turn: float, count: int, read: Callable[[tuple[Column, ...]], list[Any]] | None
+    ) -> tuple[Dense, ...] | Any:
+        """Do as `take`, or with `read` as `take_element`, where the last one of these looked at all in the same turn.
+
+        Returns:
+            None where it did not, and for what would be the last rows.
+        """
+        ...
+
     def promote(self) -> None:
         """Make it a get of one run: somebody waits now. One that has its rows, or is a get, stays as it is."""
         ...

@@ -131,7 +131,10 @@ class SimulatedClient:
         self.unheard.update(values)
         self._history.hand_over(call, values, self._epoch)
         self._network.note(self.link.node.name, "", f"hands over {values}")
-        self.link.peer.acknowledge(call.id, call.taken, is_all=is_all)
+        if not is_all and len(values) % 2:
+            self.link.peer.take(call.id, call.taken)
+        else:
+            self.link.peer.acknowledge(call.id, call.taken, is_all=is_all)
         self.link.send_late()
 
     def heard(self, id_: int, rows: int) -> None:

@@ -100,6 +100,9 @@ class FakeCall:
         [element] = read(self.take(1))
         return element
 
+    def take_quickly(self, turn: float, count: int, read: Any) -> None:
+        """Have a full look taken."""
+
     def withdraw(self) -> None:
         """Note it, and end what waits."""
         self.rows_left = 0

@@ -159,6 +159,33 @@ def test_rows_are_acknowledged_once(peer: Peer, ref: QueueRef) -> None:
     assert not _receive(peer, m.Recall(request))
 
 
+@pytest.mark.parametrize("end", ["send", "withdraw", "reconnect", "another", "take another"])
+def test_rows_that_were_taken_are_acknowledged_first(peer: Peer, ref: QueueRef, end: str) -> None:
+    """What was only noted as taken is said before anything that gives the rest back, and once."""
+    ask = peer.request(ref, partial(m.Ask, count=1, runs=2))
+    other = peer.request(ref, partial(m.Ask, count=1, runs=2))
+    for request in (ask, other):
+        _receive(peer, m.Rows(request, ROWS[0]), ROWS[1])
+    _sent(peer)
+    peer.take(ask, 1)
+    match end:
+        case "withdraw":
+            peer.withdraw(ask)
+        case "take another":
+            peer.take(other, 1)
+        case "another":
+            peer.acknowledge(other, 2, is_all=True)
+        case "reconnect":
+            peer.disconnected()
+            peer.connected(beats=True)
+            _sent(peer)
+            _receive(peer, WELCOME)
+    sent = _sent(peer)
+    assert sent[0] == m.Acknowledge(ask, 1)
+    assert sum(isinstance(message, m.Acknowledge) and message.id == ask for message in sent) == 1
+    assert not any(message == m.Acknowledge(ask, 1) for message in _sent(peer))
+
+
 def test_a_request_ahead_is_promoted_while_it_waits(peer: Peer, ref: QueueRef) -> None:
     """Promotion crosses the rows: where those are here, there is nothing to promote."""
     first, second = peer.request(ref, partial(m.Ask, count=1)), peer.request(ref, partial(m.Ask, count=1))
