@@ -50,9 +50,18 @@ class Block:
             self._fits.append((dtype, component.shape or (), () if component.shape else (dtype.type, python)))
         self._columns: list[Array] = []
 
+    @property
+    def nbytes(self) -> int:
+        """Payload bytes of its rows."""
+        return self.count * self.row_bytes
+
+    def rows_within(self, rows: int, nbytes: int) -> int:
+        """Return how many rows, of so many, may be added before they have so many bytes."""
+        return min(rows, self.room - self.count, nbytes // max(1, self.row_bytes))
+
     def add(self, element: Any) -> bool:
         """Copy in an element that has exactly the dtypes and shapes; say whether it has, for there is room."""
-        if type(element) is not tuple or self._is_named:
+        if self._is_named or type(element) is not tuple:
             try:
                 element = self._element.split(element)
             except SpecMismatch:

@@ -28,7 +28,6 @@ class RaggedBlock:
     Attributes:
         count: Rows in it.
         room: How many it can hold, while there is room for their values.
-        row_bytes: Payload bytes of the row that was added last.
     """
 
     def __init__(self, definition: QueueDefinition, rows_max: int, bytes_max: int, allocate: Allocate) -> None:
@@ -36,8 +35,8 @@ class RaggedBlock:
         element = definition.element
         self.count = 0
         self.room = rows_max
-        self.row_bytes = 0
         self._element = element
+        self._width = len(element.components)
         self._is_named = element.names is not None
         parts = list(enumerate(element.components))
         self._varying = [
@@ -45,14 +44,23 @@ class RaggedBlock:
         ]
         self._fixed = [i for i, component in parts if component.nbytes is not None]
         fixed = ElementSpec(tuple(element.components[i] for i in self._fixed))
-        self._fixed_bytes = fixed.nbytes or 0
-        self._block = Block(replace(definition, element=fixed), self._fixed_bytes, rows_max, allocate)
+        self._block = Block(replace(definition, element=fixed), fixed.nbytes or 0, rows_max, allocate)
 
     @staticmethod
     def takes(element: ElementSpec) -> bool:
         """Whether elements of a specification, whose sizes vary, can be gathered: no strings, no unknown ranks."""
         components = element.components
         return all(component.shape is not None and component.dtype not in STRING_DTYPES for component in components)
+
+    @property
+    def nbytes(self) -> int:
+        """Payload bytes of its rows."""
+        return self._block.nbytes + sum(values.nbytes for values in self._varying)
+
+    def rows_within(self, rows: int, nbytes: int) -> int:
+        """Return how many rows, of so many, may be added before it has to be looked whether they have so many bytes."""
+        mean = self.nbytes // max(1, self.count)
+        return min(rows, self.room - self.count, nbytes // max(1, 2 * mean))  # half of what is left, by those so far
 
     def add(self, element: Any) -> bool:
         """Copy in an element that has exactly the dtypes and shapes, if there is room; say whether it was."""
@@ -61,22 +69,20 @@ class RaggedBlock:
                 element = self._element.split(element)
             except SpecMismatch:
                 return False
-        varying, fixed = self._varying, self._fixed
-        if len(element) != len(varying) + len(fixed):
+        if len(element) != self._width:
             return False
-        row_bytes = self._fixed_bytes
-        for values in varying:
-            nbytes = values.add(element[values.component])
-            if nbytes < 0:
+        fixed = self._fixed
+        if fixed and not self._block.add((element[fixed[0]],) if len(fixed) == 1 else [element[i] for i in fixed]):
+            return False
+        for values in self._varying:
+            if not values.add(element[values.component]):
                 break
-            row_bytes += nbytes
         else:
-            if not fixed or self._block.add(tuple([element[i] for i in fixed])):
-                self.row_bytes = row_bytes
-                self.count += 1
-                return True
-        for values in varying:
+            self.count += 1
+            return True
+        for values in self._varying:
             values.keep(self.count)
+        self._block.count = self.count
         return False
 
     def add_row(self, columns: tuple[Column, ...]) -> bool:
@@ -95,35 +101,38 @@ class RaggedBlock:
 class _Values:
     """The values of one component that varies, row after row."""
 
-    __slots__ = ("_allocate", "_data", "_dtype", "_end", "_itemsize", "_known", "_rank", "_room", "_sizes", "component")
+    __slots__ = ("_allocate", "_data", "_dtype", "_end", "_known", "_rank", "_room", "_sizes", "component")
 
     def __init__(self, component: int, spec: TensorSpec, bytes_max: int, allocate: Allocate) -> None:
         assert spec.shape is not None, "takes() has said so"
         self.component = component
         self._allocate = allocate
         self._dtype = numpy_dtype(spec.dtype)
-        self._itemsize = self._dtype.itemsize
         self._rank = len(spec.shape)
         self._known = [(i, size) for i, size in enumerate(spec.shape) if size is not None]
-        self._room = bytes_max // self._itemsize
+        self._room = bytes_max // self._dtype.itemsize
         self._data: Array | None = None
         self._end = 0
         self._sizes: list[int] = []
 
-    def add(self, value: Any) -> int:
-        """Copy in an array that has exactly the dtype and shape, if there is room; return its bytes, or else -1."""
+    @property
+    def nbytes(self) -> int:
+        return self._end * self._dtype.itemsize
+
+    def add(self, value: Any) -> bool:
+        """Copy in an array that has exactly the dtype and shape, if there is room; say whether it was."""
         if type(value) is not np.ndarray or value.dtype is not self._dtype or value.ndim != self._rank:
-            return -1
-        start, size, data = self._end, value.size, self._data
-        end = start + size
+            return False
+        start, data = self._end, self._data
+        end = start + value.size
         if end > self._room or (self._known and any(value.shape[i] != known for i, known in self._known)):
-            return -1
+            return False
         if data is None:
             data = self._data = empty((self._room,), self._dtype, self._allocate)
         data[start:end] = value if self._rank == 1 else value.reshape(-1)
         self._sizes += value.shape
         self._end = end
-        return size * self._itemsize
+        return True
 
     def keep(self, rows: int) -> None:
         """Forget what came behind so many rows."""

@@ -60,6 +60,7 @@ class Writer:
         # looked last: nothing goes before there are as many. Those that were written are counted by `_settle`.
         self._free = 0
         self._granted = 0
+        self._granted_bytes = 0  # in the block when it was looked last
         # What went of a group before it was full. The rest of it is the next one: a consumer of the same size finds its
         # batches together again, and not each in two groups for as long as the producer runs.
         self._gone_rows = 0
@@ -132,8 +133,7 @@ class Writer:
             await self._write(element, many=False)
         elif self._free and block.add(element):
             self._free -= 1
-        elif self._error is None and self._may_buffer() and block.add(element):
-            self._count(1, block.row_bytes)
+        elif self._error is None and self._may_buffer() and self._add(block, element):
             self._grant()
         else:
             await self._write(element, many=False)
@@ -207,6 +207,14 @@ class Writer:
             return False
         return not (self._is_ripe() if not calls or calls[0][0].waiter.is_set else self._is_full())
 
+    def _add(self, block: Block | RaggedBlock, element: Any) -> bool:
+        """Copy an element to the block, of which all was counted, and count it; say whether it fits there."""
+        before = block.nbytes
+        is_added = block.add(element)
+        if is_added:
+            self._count(1, block.nbytes - before)
+        return is_added
+
     def _has_failed(self) -> bool:
         """Whether the next group to end has failed."""
         return bool(self._calls) and self._calls[0][0].waiter.error is not None
@@ -214,17 +222,18 @@ class Writer:
     def _grant(self) -> None:
         """Let rows be written as long as nothing could go and the block has room; the last one is looked at."""
         block = self._block
-        if type(block) is Block and not self._free:
-            left = min(self._batch - self._gone_rows - self._rows, block.room - block.count)
-            bytes_left = self._batch_bytes - self._gone_bytes - self._bytes
-            self._free = self._granted = max(0, min(left, bytes_left // max(1, block.row_bytes)) - 1)
+        if block is not None and not self._free:
+            rows = self._batch - self._gone_rows - self._rows
+            nbytes = self._batch_bytes - self._gone_bytes - self._bytes
+            self._free = self._granted = max(0, block.rows_within(rows, max(0, nbytes)) - 1)
+            self._granted_bytes = block.nbytes
 
     def _settle(self) -> None:
         """Count what was written without a look, and have the next write look."""
         written = self._granted - self._free
         if written and self._block is not None:
             self._rows += written
-            self._bytes += written * self._block.row_bytes
+            self._bytes += self._block.nbytes - self._granted_bytes
         self._free = self._granted = 0
 
     def _is_ripe(self) -> bool:

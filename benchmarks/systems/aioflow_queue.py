@@ -117,7 +117,7 @@ async def _send_back(workload: Workload, address: str) -> None:
 
 async def _write(workload: Workload, producer: int, address: str) -> None:
     elements, queue = Elements(workload), _queue(workload)
-    batch = 2 * (workload.batch or 32)
+    batch = 2 * workload.batch if workload.batch == 64 else 256
     group_bytes = max(1 << 20, batch * workload.element_bytes) if workload.batch else GROUP_BYTES
     writer = queue.writer(batch=batch, batch_bytes=group_bytes, delay_s=FILL_S)
     async with flow.Session(address), queue.producer(), writer:

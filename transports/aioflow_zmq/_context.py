@@ -18,8 +18,9 @@ from zmq.utils import garbage
 from aioflow_zmq._forks import current_generation
 from aioflow_zmq._limits import SOCKETS_MAX
 
-# pyzmq drops its references to sent memory in a thread; how often to look whether it is through, and for how long.
-_LOOK_S, _LOOKS_MAX = 0.001, 100
+# pyzmq drops its references to sent memory in a thread; how often to look whether it is through, and for how long: on a
+# busy machine it may not run for a tenth of a second.
+_LOOK_S, _LOOKS_MAX = 0.001, 1000
 
 
 Socket = zmq.Socket[bytes]

@@ -279,9 +279,9 @@ async def test_beats_show_the_same_key(free_address: MakeAddress, keys: Path) ->
         others = await ZmqTransport().beat(stage.address, _make, _read, 0.01)
         before = len(stage._inboxes)
         await stage._inboxes[0].wait_lost()
-        answered_at = beats.answered_at
+        lost_at = time.monotonic()  # what was sent before may have been answered, and the answer be on its way
         await anyio.sleep(0.3)
-        assert beats.answered_at == answered_at
+        assert beats.answered_at <= lost_at
         assert len(stage._inboxes) == before
         await beats.aclose()
         await others.aclose()
