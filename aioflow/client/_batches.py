@@ -52,7 +52,7 @@ SHARE = 4
 # processes about a millisecond, in which 10 MB could be written. Of large elements so many come in one.
 REQUESTS = 2
 LARGE_REQUEST_BYTES = 32 << 20
-LARGE_ELEMENTS = 4
+LARGE_ELEMENTS = 8
 
 # The end of a queue of an earlier run looks like that of an empty one; nothing else tells it to who waits for data.
 NOTHING_CAME = (

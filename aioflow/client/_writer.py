@@ -175,7 +175,8 @@ class Writer:
     async def _write(self, value: Any, *, many: bool) -> None:
         await begin_call()
         self._check_open()
-        segment = self._queue._convert(value, many=many)  # noqa: SLF001
+        # What most likely goes to the block is copied once, when there is room; all else is looked at before the wait.
+        segment = self._queue._convert(value, many=many) if many or self._block is None else None  # noqa: SLF001
         await give_turn()
         if self._has_failed():
             await self._await_calls(len(self._calls) - 1)
@@ -185,6 +186,10 @@ class Writer:
             self._check_open()  # another task may have left it meanwhile
             self._send_if_due()
         self._raise_kept()
+        if segment is None:
+            if self._block is not None and self._add(self._block, value):
+                return
+            segment = self._queue._convert(value, many=False)  # noqa: SLF001
         is_added = self._block is not None and not many and self._block.add_row(segment.columns)
         if segment.rows and not is_added:
             self._end_block()
@@ -208,7 +213,8 @@ class Writer:
         return not (self._is_ripe() if not calls or calls[0][0].waiter.is_set else self._is_full())
 
     def _add(self, block: Block | RaggedBlock, element: Any) -> bool:
-        """Copy an element to the block, of which all was counted, and count it; say whether it fits there."""
+        """Copy an element to the block and count it; say whether it fits there."""
+        self._settle()
         before = block.nbytes
         is_added = block.add(element)
         if is_added:

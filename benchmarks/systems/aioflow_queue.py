@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 GROUP = 512  # rows of small chunks in a group
 PREFETCH = 8
-PREFETCH_LARGE = 4
-GROUP_BYTES = 12 << 20
+PREFETCH_LARGE = 6
+GROUP_BYTES = 20 << 20
 FILL_S = 0.1  # a group of images takes some milliseconds to fill, and should be a whole batch
 
 
@@ -117,7 +117,7 @@ async def _send_back(workload: Workload, address: str) -> None:
 
 async def _write(workload: Workload, producer: int, address: str) -> None:
     elements, queue = Elements(workload), _queue(workload)
-    batch = 2 * workload.batch if workload.batch == 64 else 256
+    batch = 3 * workload.batch if workload.batch == 64 else 256
     group_bytes = max(1 << 20, batch * workload.element_bytes) if workload.batch else GROUP_BYTES
     writer = queue.writer(batch=batch, batch_bytes=group_bytes, delay_s=FILL_S)
     async with flow.Session(address), queue.producer(), writer:

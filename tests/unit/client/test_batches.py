@@ -227,7 +227,7 @@ async def test_how_much_is_asked_for(fake_queue: Any, queue: Any, asked: tuple[i
         pytest.param(flow.FIFOQueue(1000, "uint8", (224, 224, 3)), {"n": 64, "prefetch": 9}, (64, 3), 3, id="nine"),
         pytest.param(flow.FIFOQueue(200, "uint8", (224, 224, 3)), {"n": 64, "prefetch": 4}, (64, 1), 4, id="a quarter"),
         pytest.param(flow.FIFOQueue(-1, "int64", ()), {"n": 64, "prefetch": 4}, (64, 32), 4, id="small"),
-        pytest.param(flow.FIFOQueue(1000, "float32", (1000, 1000)), {"n": 1, "single": True}, (1, 4), 2, id="elements"),
+        pytest.param(flow.FIFOQueue(1000, "float32", (1000, 1000)), {"n": 1, "single": True}, (1, 8), 2, id="elements"),
         pytest.param(flow.FIFOQueue(1000, "float32", (5000, 5000)), {"n": 1, "single": True}, (1, 1), 2, id="huge"),
     ],
 )

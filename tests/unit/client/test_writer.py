@@ -75,6 +75,21 @@ async def test_two_groups_are_under_way(fake_queue: Any) -> None:
     assert fake_queue.host.log == ["put [0]", f"put {second}", f"put {third}", "put [99]"]
 
 
+async def test_an_element_that_waits_is_copied_once(fake_queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits the block exactly goes there when there is room; it is not converted before the wait, which copies."""
+    monkeypatch.setattr(type(fake_queue), "_convert", lambda *_, **__: pytest.fail("converted"))
+    with anyio.fail_after(TEST_S):
+        async with fake_queue.writer(batch=1, delay_s=60) as writer:
+            for i in range(1 + 2 * _writer.GROWTH):
+                await writer.write(np.int64(i))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(writer.write, np.int64(99))
+                await anyio.wait_all_tasks_blocked()
+                fake_queue.host.calls[0].answer()
+            await flush(writer, fake_queue)
+    assert fake_queue.host.log[-1] == "put [99]"
+
+
 async def test_a_group_goes_when_one_under_way_has_ended(fake_queue: Any) -> None:
     """What grew while a group was under way goes with the first write after it has ended."""
     with anyio.fail_after(TEST_S):
