@@ -26,6 +26,8 @@ _Run: TypeAlias = "tuple[int, Segment, int, int]"  # number of the first row, se
 
 # What the segments of a shuffle may hold beside its rows before they are copied: nothing against a process.
 SEGMENT_BYTES_SLACK = 1 << 20
+# To how many times the bytes of the rows what is held is brought then.
+COMPACT_TO = 1.75
 
 
 class Order(Protocol):
@@ -108,7 +110,7 @@ class ShuffleOrder:
     """A bag: each element left is equally likely to be next (TensorFlow's RandomShuffleQueue).
 
     Rows are three parallel arrays; a removed row's hole is filled from the end. One row that is left keeps the memory
-    of its whole segment, so segments are copied down to their rows when they hold more than twice what is in.
+    of its whole segment, so the emptiest are copied down to their rows when all hold more than twice what is in.
     """
 
     def __init__(self, rng: Generator) -> None:
@@ -185,20 +187,31 @@ class ShuffleOrder:
             self._segment_bytes -= segment.nbytes(slice(0, segment.rows))
 
     def _compact(self) -> None:
-        """Copy the rows that are left out of their segments, once those hold too much beside; about once a row."""
+        """Copy the rows that are left out of their segments, once those hold too much beside.
+
+        The emptiest go first, until what is held is well below the bound: so a third of all rows is copied, not each.
+        """
         if self._segment_bytes <= 2 * self._row_bytes + SEGMENT_BYTES_SLACK:
             return
-        by_slot = np.argsort(self._slots[: self._count], kind="stable")
+        chosen: list[int] = []
+        held = float(self._segment_bytes)
+        for slot in sorted(self._live, key=lambda slot: self._live[slot] / self._segments[slot].rows):
+            if held <= COMPACT_TO * self._row_bytes:
+                break
+            segment = self._segments[slot]
+            chosen.append(slot)
+            held -= segment.nbytes(slice(0, segment.rows)) * (1 - self._live[slot] / segment.rows)
+        rows = np.flatnonzero(np.isin(self._slots[: self._count], chosen))
+        by_slot = rows[np.argsort(self._slots[rows], kind="stable")]
         edges = np.flatnonzero(np.diff(self._slots[by_slot])) + 1
-        for places in np.split(by_slot, edges) if self._count else ():
+        for places in np.split(by_slot, edges):
             slot = int(self._slots[places[0]])
             whole = self._segments[slot]
-            if len(places) < whole.rows:
-                part = self._segments[slot] = whole.select(self._indices[places])
-                del self._slot_of[whole]
-                self._slot_of[part] = slot
-                self._indices[places] = np.arange(len(places))
-        self._segment_bytes = self._row_bytes
+            part = self._segments[slot] = whole.select(self._indices[places])
+            del self._slot_of[whole]
+            self._slot_of[part] = slot
+            self._indices[places] = np.arange(len(places))
+            self._segment_bytes += part.nbytes(slice(0, part.rows)) - whole.nbytes(slice(0, whole.rows))
 
     def _choose(self, count: int) -> Array:
         if 2 * count > self._count:
