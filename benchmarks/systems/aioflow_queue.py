@@ -1,8 +1,9 @@
 """aioflow: a queue on a server of its own, over ipc, and so through shared memory.
 
 Everything goes through a `writer`, which groups elements and chunks while others are on their way, as the thread of a
-multiprocessing.Queue does. Groups of images have two of the consumer's batches, and those of large tensors three. The
-consumer asks for more batches ahead than by default. Single elements that go there and back are put by `enqueue`.
+multiprocessing.Queue does: a quarter of the capacity where elements are small, three of the consumer's batches of images,
+and five large tensors. The consumer asks for more batches ahead than by default. Single elements that go there and back
+are put by `enqueue`.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
     from benchmarks.workloads import Workload
 
-GROUP = 512  # rows of small chunks in a group
-PREFETCH = 8
-PREFETCH_LARGE = 6
-GROUP_BYTES = 20 << 20
+GROUP = 256  # small elements in a group
+GROUP_BATCHES = 3  # of images
+GROUP_CHUNKS_ROWS = 2048  # rows of chunks, which grow where others are under way
+GROUP_BYTES = 20 << 20  # of large tensors
+PREFETCH, PREFETCH_LARGE = 4, 6
+LARGE_BYTES = 1 << 16
 FILL_S = 0.1  # a group of images takes some milliseconds to fill, and should be a whole batch
 
 
@@ -81,7 +84,7 @@ async def _consume(workload: Workload, address: str) -> Measurement:
     meter, queue = Meter(workload), _queue(workload)
     async with flow.Session(address):
         if workload.batch:
-            prefetch = PREFETCH if workload.batch * workload.element_bytes < 1 << 16 else PREFETCH_LARGE
+            prefetch = PREFETCH_LARGE if workload.element_bytes >= LARGE_BYTES else PREFETCH
             async for payload, labels in queue.batches(workload.batch, prefetch=prefetch, copy=workload.copy):
                 meter.batch(payload, labels)
         else:
@@ -117,7 +120,8 @@ async def _send_back(workload: Workload, address: str) -> None:
 
 async def _write(workload: Workload, producer: int, address: str) -> None:
     elements, queue = Elements(workload), _queue(workload)
-    batch = 3 * workload.batch if workload.batch == 64 else 256
+    is_large = workload.element_bytes >= LARGE_BYTES
+    batch = GROUP_BATCHES * workload.batch if is_large and workload.batch else GROUP
     group_bytes = max(1 << 20, batch * workload.element_bytes) if workload.batch else GROUP_BYTES
     writer = queue.writer(batch=batch, batch_bytes=group_bytes, delay_s=FILL_S)
     async with flow.Session(address), queue.producer(), writer:
@@ -127,6 +131,6 @@ async def _write(workload: Workload, producer: int, address: str) -> None:
 
 async def _put_chunks(workload: Workload, address: str) -> None:
     elements, queue = Elements(workload), _queue(workload)
-    async with flow.Session(address), queue.producer(), queue.writer(batch=GROUP) as writer:
+    async with flow.Session(address), queue.producer(), queue.writer(batch=GROUP_CHUNKS_ROWS) as writer:
         for number in range(workload.total // workload.chunk):
             await writer.write_many(elements.chunk(number))
