@@ -1,9 +1,9 @@
 """aioflow: a queue on a server of its own, over ipc, and so through shared memory.
 
 Everything goes through a `writer`, which groups elements and chunks while others are on their way, as the thread of a
-multiprocessing.Queue does: a quarter of the capacity where elements are small, three of the consumer's batches of images,
-and five large tensors. The consumer asks for more batches ahead than by default. Single elements that go there and back
-are put by `enqueue`.
+multiprocessing.Queue does: a quarter of the capacity where elements are small, three of the consumer's batches where
+they are images, and five large tensors. The consumer asks for more batches ahead than by default. Single elements that
+go there and back are put by `enqueue`.
 """
 
 from __future__ import annotations

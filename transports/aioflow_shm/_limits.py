@@ -37,6 +37,9 @@ SHARE_OF_ONE_FRAME = 4
 # A segment has places of one size, and is as large as this if that is more than one.
 SEGMENT_BYTES = 4 << 20
 
+# From this size on, that of a writer's groups by default, sizes of frames are rounded up by less.
+LARGE_BYTES = 1 << 20
+
 # Segments of one direction; each takes a descriptor of the sender and two of the receiver.
 SEGMENTS_MAX = 96
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from aioflow_shm._limits import FOREIGN_MAX, MEMORY_FROM, SEGMENT_BYTES, SEGMENTS_MAX, SHARE_OF_ONE_FRAME
+from aioflow_shm._limits import FOREIGN_MAX, LARGE_BYTES, MEMORY_FROM, SEGMENT_BYTES, SEGMENTS_MAX, SHARE_OF_ONE_FRAME
 from aioflow_shm._places import Place, Segment
 from aioflow_shm._views import check_descriptor, find_owner
 
@@ -272,8 +272,11 @@ class Segments:
 
 
 def _place_bytes(size: int) -> int:
-    """Round a size up, so that frames of about one size share segments: by a quarter at most, if large by a 16th."""
-    step = 1 << max((size - 1).bit_length() - (3 if size < SEGMENT_BYTES else 5), 12)
+    """Round a size up, so that frames of about one size share segments: by a quarter at most, if large by a 16th.
+
+    A writer's groups are large, and a queue full of them takes little more memory than their bytes.
+    """
+    step = 1 << max((size - 1).bit_length() - (3 if size < LARGE_BYTES else 5), 12)
     return -(-size // step) * step
 
 

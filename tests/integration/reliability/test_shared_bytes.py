@@ -1,0 +1,94 @@
+"""A full queue and the memory that its processes share: little more than its bytes, counted once for all of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+import aioflow as flow
+from tests.integration.reliability.scale import TEST_S
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from tests.integration.reliability.conftest import Figure, StartServer
+
+pytestmark = [pytest.mark.timeout(TEST_S), pytest.mark.skipif(sys.platform != "linux", reason="shares no memory")]
+
+CAPACITY_BYTES = 256_000_000
+MORE_MAX = 1.1
+FULL_S = 20.0
+SHAPES: dict[str, tuple[str, list[int]]] = {
+    "images": ("uint8", [224, 224, 3]),
+    "megabytes": ("float32", [1 << 18]),
+    "tensors": ("float32", [1024, 1024]),
+}
+
+PRODUCER = """
+import asyncio, sys
+import numpy as np
+import aioflow as flow
+
+async def main(address, dtype, sizes):
+    async with flow.Session(address), flow.lookup("full").writer() as writer:
+        for number in range(1_000_000):
+            await writer.write((np.zeros([*map(int, sizes)], dtype), np.int64(number)))
+
+asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
+"""
+
+
+def shared_bytes(pids: Sequence[int]) -> int:
+    """Add up the shared memory that any of the processes has mapped, each file once."""
+    files: dict[str, int] = {}
+    pattern = re.compile(r"(\w+)-(\w+) \S+ (\w+) \S+ (\d+) +/memfd:aioflow ")
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            if (found := pattern.match(line)) is not None:
+                begin, end, offset = (int(number, 16) for number in found.groups()[:3])
+                files[found[4]] = max(files.get(found[4], 0), offset + end - begin)
+    return sum(files.values())
+
+
+@contextmanager
+def producing(address: str, dtype: str, shape: list[int]) -> Generator[int]:
+    """Run a producer that fills the queue, for the length of a block, which is given its process."""
+    with tempfile.TemporaryFile() as told:
+        command = [sys.executable, "-c", PRODUCER, address, dtype, *map(str, shape)]
+        process = subprocess.Popen(command, stdout=told, stderr=told)
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> None:
+    """With the usual writer: 256 MB and at most a tenth."""
+    server, address = start_server("ipc")
+    dtype, sizes = SHAPES[shape]
+
+    async def fill() -> tuple[int, int]:
+        async with flow.Session(address):
+            queue = flow.FIFOQueue(-1, [dtype, "int64"], [sizes, []], capacity_bytes=CAPACITY_BYTES, shared_name="full")
+            await queue.size()
+            with producing(address, dtype, sizes) as pid:
+                with anyio.fail_after(FULL_S):
+                    while not (await queue.stats()).puts_waiting:
+                        await anyio.sleep(0.05)
+                held = (await queue.stats()).size_bytes
+                return held, shared_bytes([server.process.pid, pid, os.getpid()])
+
+    held, shared = anyio.run(fill)
+    figure(f"full of {shape}, shared memory", f"{held / 1e6:.0f} MB held, {shared / 1e6:.0f} MB")
+    assert 0.9 * CAPACITY_BYTES < shared <= MORE_MAX * CAPACITY_BYTES
