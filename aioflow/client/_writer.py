@@ -181,10 +181,9 @@ class Writer:
         if self._has_failed():
             await self._await_calls(len(self._calls) - 1)
             self._check_open()
-        if not self._may_buffer() and not self._send_if_due():
+        while not self._may_buffer() and not self._send_if_due():  # other tasks may have filled what was free
             await self._await_calls(len(self._calls) - 1)
             self._check_open()  # another task may have left it meanwhile
-            self._send_if_due()
         self._raise_kept()
         if segment is None:
             if self._block is not None and self._add(self._block, value):

@@ -39,7 +39,7 @@ import numpy as np
 import aioflow as flow
 
 async def main(address, dtype, sizes):
-    async with flow.Session(address), flow.lookup("full").writer() as writer:
+    async with flow.Session(address), flow.lookup("full").writer(delay_s=10) as writer:
         for number in range(1_000_000):
             await writer.write((np.zeros([*map(int, sizes)], dtype), np.int64(number)))
 
@@ -74,7 +74,7 @@ def producing(address: str, dtype: str, shape: list[int]) -> Generator[int]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> None:
-    """With the usual writer: 256 MB and at most a tenth."""
+    """With the usual writer, whose groups are full: 256 MB and at most a tenth."""
     server, address = start_server("ipc")
     dtype, sizes = SHAPES[shape]
 
