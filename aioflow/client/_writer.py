@@ -227,7 +227,7 @@ class Writer:
     def _grant(self) -> None:
         """Let rows be written as long as nothing could go and the block has room; the last one is looked at."""
         block = self._block
-        if block is not None and not self._free:
+        if block is not None and not self._free and self._is_late:  # else nobody would send them
             rows = self._batch - self._gone_rows - self._rows
             nbytes = self._batch_bytes - self._gone_bytes - self._bytes
             self._free = self._granted = max(0, block.rows_within(rows, max(0, nbytes)) - 1)

@@ -82,7 +82,6 @@ class Peer:
 
     def take_messages(self) -> list[list[Frame]]:
         """Return what is to be sent on the present connection, in order."""
-        self._acknowledge_taken()
         self._flush_ack()
         frames, self._frames = self._frames, []
         return frames
@@ -218,6 +217,7 @@ class Peer:
         self._frames.append(encoded)
 
     def _flush_ack(self) -> None:
+        self._acknowledge_taken()
         if self._late_ack is not None:
             self._frames.append(encode(m.Acknowledge(*self._late_ack)))
             self._late_ack = None

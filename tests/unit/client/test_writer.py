@@ -75,6 +75,24 @@ async def test_two_groups_are_under_way(fake_queue: Any) -> None:
     assert fake_queue.host.log == ["put [0]", f"put {second}", f"put {third}", "put [99]"]
 
 
+@pytest.mark.parametrize("shape", [[4], [None]])
+async def test_rows_behind_a_group_that_went_early_go_by_themselves(shape: list[int | None]) -> None:
+    """The delay holds for what is written without a look, also where the group before had gone in parts."""
+    kind: Any = flow.FIFOQueue if shape == [4] else flow.PaddingFIFOQueue
+    q = kind(100, "int64", [shape])
+    row = np.arange(4)
+    with anyio.fail_after(TEST_S):
+        async with flow.Session(), q.writer(batch=4, delay_s=0.01) as writer:
+            for _ in range(3):
+                await writer.write(row)
+            await writer.flush()
+            while writer._is_late:
+                await anyio.sleep(0.001)
+            for _ in range(4):
+                await writer.write(row)
+            assert len(await q.dequeue_many(7)) == 7
+
+
 async def test_an_element_that_waits_is_copied_once(fake_queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fits the block exactly goes there when there is room; it is not converted before the wait, which copies."""
     monkeypatch.setattr(type(fake_queue), "_convert", lambda *_, **__: pytest.fail("converted"))

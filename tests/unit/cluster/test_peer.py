@@ -188,6 +188,16 @@ def test_rows_that_were_taken_are_acknowledged_first(peer: Peer, ref: QueueRef, 
     assert not any(message == m.Acknowledge(ask, 1) for message in _sent(peer))
 
 
+def test_rows_that_were_taken_are_acknowledged_before_a_request(peer: Peer, ref: QueueRef) -> None:
+    """What a session asks is answered by a server that knows what was handed over in it before."""
+    ask = peer.request(ref, partial(m.Ask, count=1, runs=2))
+    _receive(peer, m.Rows(ask, ROWS[0]), ROWS[1])
+    _sent(peer)
+    peer.take(ask, 1)
+    size = peer.request(ref, m.Size)
+    assert _sent(peer) == [m.Acknowledge(ask, 1), m.Size(size, 1)]
+
+
 def test_a_request_ahead_is_promoted_while_it_waits(peer: Peer, ref: QueueRef) -> None:
     """Promotion crosses the rows: where those are here, there is nothing to promote."""
     first, second = peer.request(ref, partial(m.Ask, count=1)), peer.request(ref, partial(m.Ask, count=1))
