@@ -61,7 +61,7 @@ class Block:
 
     def add(self, element: Any) -> bool:
         """Copy in an element that has exactly the dtypes and shapes; say whether it has, for there is room."""
-        if self._is_named or type(element) is not tuple:
+        if type(element) is not tuple or self._is_named:
             try:
                 element = self._element.split(element)
             except SpecMismatch:

@@ -117,10 +117,10 @@ async def _hold(queue: Queue, n: Any, *, up_to: bool, single: bool) -> Taken:
 
     def acknowledge() -> None:
         source.held.pop(taken, None)
-        if not call.waiter.is_set:  # the host let go of what had come
+        if not call.waiter.is_set or call.waiter.error is not None:  # the host let go of what had come
             call.withdraw()
             raise ConnectionLost(
-                f"what a step had taken from queue {queue.name!r} went back to it when the connection was lost"
+                f"what a step had taken from queue {queue.name!r} went back to it when its connection or session ended"
             )
         call.acknowledge()
 

@@ -17,7 +17,7 @@ from aioflow.client._block import Block
 from aioflow.client._ragged_block import RaggedBlock
 from aioflow.errors import AioflowError, SessionError, SpecMismatch
 from aioflow.queues import Segment
-from aioflow.runtime import Background, Withdrawn, begin_call, finish, give_turn, is_turn_due, now
+from aioflow.runtime import Background, Withdrawn, begin_call, current_turn, finish, give_turn, now
 from aioflow.specs import Strings, join_columns
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Writer:
             SessionError: The writer was not entered, or was left: use `async with queue.writer() as w`.
             QueueClosed: An earlier group found the queue closed; its elements were not accepted.
         """
-        if is_turn_due():
+        if not current_turn():
             await begin_call()
             await give_turn()
         block = self._block
@@ -143,7 +143,7 @@ class Writer:
 
         They are grouped like single elements, and are not split. Waits and raises as `write`.
         """
-        if is_turn_due():
+        if not current_turn():
             await begin_call()
             await give_turn()
         block = self._block

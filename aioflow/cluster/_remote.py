@@ -20,7 +20,7 @@ from aioflow.cluster._peer import Peer
 from aioflow.cluster._receipts import Receipts, open_receipts
 from aioflow.cluster._remote_call import RemoteCall
 from aioflow.errors import ConnectionLost, SessionClosed, SpecMismatch
-from aioflow.runtime import Withdrawn
+from aioflow.runtime import Waiter, Withdrawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ class RemoteHost:
         self._delivered: dict[int, RemoteCall] = {}  # gets whose rows are here and not all handed over
         self._error: AioflowError | None = None
         self._acknowledged_at = 0.0
-        self._late, self._is_late = anyio.Event(), False  # something is to be acknowledged: to wait for, and to look at
+        self._late: Waiter[None] = Waiter()  # set when something is to be acknowledged soon
         self._giving_up: set[int] = set()
 
     @property
@@ -246,9 +246,8 @@ class RemoteHost:
         if time >= self._acknowledged_at + ACKNOWLEDGE_EVERY_S:
             self._acknowledged_at = time
             self._link.send_soon()  # with what is asked for next
-        elif not self._is_late:
-            self._is_late = True
-            self._late.set()
+        else:
+            self._late.resolve(None)
 
     @property
     def has_receipts(self) -> bool:
@@ -260,15 +259,13 @@ class RemoteHost:
         assert self._receipts is not None
         self._receipts.note(request, rows)
         self._peer.take(request, rows)
-        if not self._is_late:
-            self._is_late = True
-            self._late.set()
+        self._late.resolve(None)
 
     async def _acknowledge_late(self) -> None:
         while True:
             await self._late.wait()
             await anyio.sleep(ACKNOWLEDGE_EVERY_S)
-            self._late, self._is_late = anyio.Event(), False
+            self._late = Waiter()
             self._link.send()
 
     def withdraw(self, call: RemoteCall) -> None:

@@ -113,9 +113,7 @@ class RemoteCall:
         if left > 1 and self._host.has_receipts:
             self._quick_turn, self._quick_rows = current_turn(), left - 1
 
-    def take_quickly(
-        self, turn: float, count: int, read: Callable[[tuple[Column, ...]], list[Any]] | None
-    ) -> tuple[Dense, ...] | Any:
+    def take_quickly(self, turn: float, count: int, read: Callable[[tuple[Column, ...]], list[Any]] | None) -> Any:
         if self._quick_turn != turn or self._quick_rows < count:
             return None
         start = self._taken

@@ -187,12 +187,15 @@ class ShuffleOrder:
             self._segment_bytes -= segment.nbytes(slice(0, segment.rows))
 
     def _compact(self) -> None:
-        """Copy the rows that are left out of their segments, once those hold too much beside.
+        """Copy the rows that are left out of their segments, while those hold too much beside.
 
         The emptiest go first, until what is held is well below the bound: so a third of all rows is copied, not each.
+        Where bytes are not spread evenly over the rows it may take more than one round.
         """
-        if self._segment_bytes <= 2 * self._row_bytes + SEGMENT_BYTES_SLACK:
-            return
+        while self._segment_bytes > 2 * self._row_bytes + SEGMENT_BYTES_SLACK:
+            self._compact_emptiest()
+
+    def _compact_emptiest(self) -> None:
         chosen: list[int] = []
         held = float(self._segment_bytes)
         for slot in sorted(self._live, key=lambda slot: self._live[slot] / self._segments[slot].rows):

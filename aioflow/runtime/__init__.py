@@ -5,7 +5,7 @@ in this process, and `aioflow.cluster` has the one behind a connection.
 """
 
 from aioflow.runtime._background import Background
-from aioflow.runtime._cancellation import await_outcome, begin_call, current_turn, finish, is_turn_due
+from aioflow.runtime._cancellation import await_outcome, begin_call, current_turn, finish
 from aioflow.runtime._clock import event_loop_clock, now
 from aioflow.runtime._config import SessionConfig
 from aioflow.runtime._copy_ahead import CopyAhead
@@ -71,7 +71,6 @@ __all__ = [
     "finish",
     "give_turn",
     "hold_get",
-    "is_turn_due",
     "no_task_named",
     "now",
     "on_asyncio",

@@ -26,7 +26,6 @@ __all__ = [
     "current_turn",
     "finish",
     "has_debts",
-    "is_turn_due",
     "owe_cancellation",
 ]
 
@@ -52,16 +51,12 @@ def has_debts(task: asyncio.Task[Any]) -> bool:
     return task in _owed
 
 
-def is_turn_due() -> bool:
-    """Whether a call that need not wait must still begin and give turns as others do: seldom, so that it may be quick.
-
-    Otherwise it may do its work as a plain function does. A cancellation that trio holds is met after 100 µs at most.
-    """
-    return bool(_owed) or turns.always or monotonic() >= turns.next
-
-
 def current_turn() -> float:
-    """Return a number that no other turn of this thread has; 0 where one is due."""
+    """Return a number that no other turn of this thread has, or 0: a call that need not wait is to begin and give one.
+
+    Seldom, so that otherwise it does its work as a plain function does. A cancellation that trio holds is met after
+    100 µs at most.
+    """
     return 0.0 if _owed or turns.always or monotonic() >= turns.next else turns.next
 
 

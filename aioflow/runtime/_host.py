@@ -107,9 +107,7 @@ class Request(Call, Protocol):
         """
         ...
 
-    def take_quickly(
-        self, turn: float, count: int, read: Callable[[tuple[Column, ...]], list[Any]] | None
-    ) -> tuple[Dense, ...] | Any:
+    def take_quickly(self, turn: float, count: int, read: Callable[[tuple[Column, ...]], list[Any]] | None) -> Any:
         """Do as `take`, or with `read` as `take_element`, where the last one of these looked at all in the same turn.
 
         Returns:

@@ -5,7 +5,7 @@
    no task each. The task that called `run` is the first worker, alone while one node at a time is ready. Threads tell
    what they have done in callbacks, which can start no task, and have not the step's context: a task hires for them.
 2. The first error ends the step: nothing starts any more, coroutines are cancelled, threads are waited for.
-3. What a dequeue node took is the queue's until another node is started with it, or the step has succeeded: else back.
+3. What a dequeue node took is the queue's, and goes back to it, unless another node has begun or the step succeeded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import anyio
 
 from aioflow.errors import AioflowError, DeviceUnavailable, NodeFailed
 from aioflow.graph import Countdown, Mode, outputs_of
-from aioflow.runtime._cancellation import finish, is_turn_due
+from aioflow.runtime._cancellation import current_turn, finish
 from aioflow.runtime._taken import Taken
 from aioflow.runtime._turns import give_turn, on_asyncio
 from aioflow.runtime._waiter import Waiter
@@ -175,7 +175,7 @@ class Step:
                 self._send_to_thread(number)
             else:
                 self._launch(number)
-            if is_turn_due() and not self._is_over:
+            if not (current_turn() or self._is_over):
                 await give_turn()
         if not self._countdown.left and self._parked is not None:
             self._parked.resolve(None)

@@ -193,6 +193,15 @@ async def test_elements_of_a_delivery(fake_queue: Any) -> None:
     assert fake_queue.host.log[-2:] == ["take [9] of ask 1", "ask 3"]
 
 
+async def _asked(fake_queue: Any, steps: Batches) -> tuple[tuple[int, int], int]:
+    """Return for how much the first step asks at once, and how often."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anext, steps)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    return fake_queue.host.asked, sum(entry.startswith("ask") for entry in fake_queue.host.log)
+
+
 @pytest.mark.parametrize(
     ("queue", "asked", "requests"),
     [
@@ -211,12 +220,7 @@ async def test_how_much_is_asked_for(fake_queue: Any, queue: Any, asked: tuple[i
     """A request brings about a megabyte at most, a quarter of the capacity, and one by one what varies."""
     fake_queue._definition = queue.definition
     elements = aiter(fake_queue)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(anext, elements)
-        await anyio.wait_all_tasks_blocked()
-        tasks.cancel_scope.cancel()
-    assert fake_queue.host.asked == asked
-    assert sum(entry.startswith("ask") for entry in fake_queue.host.log) == requests
+    assert await _asked(fake_queue, elements) == (asked, requests)
 
 
 @pytest.mark.parametrize(
@@ -238,12 +242,7 @@ async def test_how_much_is_asked_for_on_one_host(
     fake_queue._definition = queue.definition
     fake_queue.host.is_local = True
     steps = Batches(fake_queue, **batch)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(anext, steps)
-        await anyio.wait_all_tasks_blocked()
-        tasks.cancel_scope.cancel()
-    assert fake_queue.host.asked == asked
-    assert sum(entry.startswith("ask") for entry in fake_queue.host.log) == requests
+    assert await _asked(fake_queue, steps) == (asked, requests)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import anyio.to_thread
 import pytest
 
 import aioflow as flow
+from aioflow.client._queue_nodes import _dequeue_many
 from aioflow.cluster import ClusterHost
 from aioflow.runtime import EmbeddedHost
 from aioflow.runtime._turns import on_asyncio
@@ -222,6 +223,25 @@ async def test_what_came_ahead_is_not_handed_out_after_the_end_of_a_session() ->
                 await q.on(loses).size()  # so that it has heard of its end
             with pytest.raises(flow.SessionClosed, match="no sign of life"):
                 await anext(batches)
+            await loses.close()
+
+
+async def test_a_step_does_not_go_on_with_what_an_ended_session_had_taken() -> None:
+    """What a dequeue node holds is the queue's again when the server has ended the session: its step is told so."""
+    q = ints(100, shared_name="lost-held")
+    with anyio.fail_after(TEST_S):
+        async with flow.Server({"local": ["inproc://loses-held"]}) as server, flow.Session(server) as stays:
+            loses = await flow.Session(server).open()
+            await q.on(stays).enqueue_many([0, 1, 2])
+            taken = await _dequeue_many(q.on(loses), 3)
+            peer, connection = max(server._connections.items())
+            server.lost(peer)
+            await connection.aclose()
+            with pytest.raises(flow.SessionClosed, match="no sign of life"):
+                await q.on(loses).size()  # so that it has heard of its end
+            with pytest.raises(flow.ConnectionLost, match="went back"):
+                taken.acknowledge()
+            assert (await q.on(stays).dequeue_many(3)).tolist() == [0, 1, 2]
             await loses.close()
 
 

@@ -87,7 +87,7 @@ async def test_rows_behind_a_group_that_went_early_go_by_themselves(shape: list[
                 await writer.write(row)
             await writer.flush()
             while writer._is_late:
-                await anyio.sleep(0.001)
+                await checkpoint()
             for _ in range(4):
                 await writer.write(row)
             assert len(await q.dequeue_many(7)) == 7
