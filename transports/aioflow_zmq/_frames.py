@@ -77,6 +77,24 @@ def write(socket: Socket, frames: Sequence[Frame], identity: bytes | None = None
     return True
 
 
+def is_gone(socket: Socket, identity: bytes) -> bool:
+    """Whether all that a ROUTER's peer has sent can be read now; asked of one whose connection has ended.
+
+    libzmq tells its monitor of the end before it hands over the last of what came, and takes nothing for the peer any
+    more after that.
+    """
+    try:
+        socket.send(identity, _MORE)
+    except zmq.Again:
+        return False  # its queue is full, and will be dropped
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EHOSTUNREACH:
+            return True
+        raise
+    write(socket, word(BYE))
+    return False
+
+
 def read(socket: Socket) -> list[zmq.Frame] | None:
     """Read one message of a DEALER whole; None if there is none.
 

@@ -6,8 +6,9 @@ A message's SRCFD joins the two. Descriptors are used again, so the order of eve
 1. libzmq's thread writes a connection's ACCEPTED event before its first message, and its DISCONNECTED event before
    the descriptor is closed and can be used again. So when a new identity appears, the monitor is read first: every
    event about earlier users of its descriptor is then behind us.
-2. It writes DISCONNECTED after the connection's last message. So a loss is told when the socket was found empty after
-   the event was noted: everything that arrived has been handed over.
+2. It writes DISCONNECTED before it hands over the last messages of a connection that was read slower than it sent,
+   and takes nothing for the peer after both. So a loss is told when the socket was found empty after the event was
+   noted, and the peer cannot be written to: everything that arrived has been handed over.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import zmq
 from aioflow.errors import AddressInUse, ConnectFailed
 from aioflow_zmq._address import IpcAddress, TcpAddress
 from aioflow_zmq._forks import close_in_children, current_generation, keep_in_children
-from aioflow_zmq._frames import BYE, BYE_SEEN, read_from, word, word_of, write
+from aioflow_zmq._frames import BYE, BYE_SEEN, is_gone, read_from, word, word_of, write
 from aioflow_zmq._gate import Client, Gate
 from aioflow_zmq._limits import MESSAGES_PER_TURN, PARCEL_BYTES_MAX, RETRY_S
 from aioflow_zmq._lock import SocketFile
@@ -169,8 +170,8 @@ class Server:
                 continue
             self._tell_departed()
             more = self._write() and self._waiting  # while it was written, room may have been made for the rest
-            if not self._socket.events() & POLLIN and not self._departed and not more:
-                return RETRY_S if self._waiting else math.inf
+            if not self._socket.events() & POLLIN and not more:
+                return RETRY_S if self._waiting or self._departed else math.inf
         self._write()
         return 0
 
@@ -231,8 +232,11 @@ class Server:
     def _tell_departed(self) -> None:
         departed, self._departed = self._departed, []
         for peer in departed:
-            self._peers.pop(peer.identity, None)
-            peer.departed()
+            if is_gone(self._socket.raw, peer.identity):
+                self._peers.pop(peer.identity, None)
+                peer.departed()
+            else:
+                self._departed.append(peer)
 
     def _take_events(self) -> None:
         while (event := self._socket.next_event()) is not None:

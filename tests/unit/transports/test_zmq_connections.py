@@ -15,10 +15,11 @@ import zmq
 from aioflow.errors import ConnectionLost, LocalProtocolError
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo
 from aioflow_zmq import ZmqTransport
-from aioflow_zmq._frames import take
+from aioflow_zmq._frames import is_gone, take
 from aioflow_zmq._limits import FRAMES_MAX
 from aioflow_zmq._parcels import measure, pack, unpack
-from aioflow_zmq._socket import pending
+from aioflow_zmq._server import Server
+from aioflow_zmq._socket import Event, pending
 
 if TYPE_CHECKING:
     from aioflow.transport import Frame
@@ -85,8 +86,7 @@ async def test_a_peer_that_breaks_the_rules_is_cut_off(
             await inbox.wait_messages(1)
             raw.send_multipart(message)
             await inbox.wait_lost()
-            while not pending(events) & zmq.POLLIN:
-                await anyio.wait_readable(events.fileno())
+            await _wait_readable(events)
             assert inbox.messages == [(b"hello",)]
             assert [type(error) for error in inbox.losses] == [ConnectionLost]
             await stage.join()
@@ -155,8 +155,7 @@ async def test_an_abort_within_a_parcel_ends_it(free_address: MakeAddress, open_
             raw.connect(stage.address)
             raw.send_multipart(pack([(message, [5])] * 10))
             inbox = await stage.accepted()
-            while not pending(events) & zmq.POLLIN:
-                await anyio.wait_readable(events.fileno())
+            await _wait_readable(events)
             assert inbox.messages == [(b"frame",)]
             assert not inbox.losses
 
@@ -178,6 +177,53 @@ async def test_many_connections_come_and_go_on_the_same_descriptors(
             assert not far_2.losses
             await near_2.connection.aclose()
             await far_2.wait_lost()
+
+
+async def test_what_is_handed_over_after_the_end_was_told_is_not_lost(
+    free_address: MakeAddress, open_stage: OpenStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libzmq may tell of the end before the last messages: they come before the loss, and make no connection anew."""
+    accepted: list[object] = []
+    async with open_stage(free_address("ipc")) as stage:
+        stage.on_accept = accepted.append
+        near, far = await stage.join()
+        server = next(o for o in gc.get_objects() if isinstance(o, Server) and o.address == stage.address)
+        with monkeypatch.context() as patch:
+            patch.setattr("aioflow_zmq._server.is_gone", lambda *_: False)
+            for fd in tuple(server._by_fd):
+                server._note(Event(zmq.EVENT_DISCONNECTED, fd))
+            server._pump.wake()
+            for i in range(3):
+                near.send([b"%d" % i])
+                await far.wait_messages(i + 2)
+            assert not far.losses
+        near.connection.abort()
+        await far.wait_lost()
+        assert len(accepted) == 1
+
+
+async def test_a_peer_is_gone_when_its_last_message_can_be_read() -> None:
+    """Not while it is connected; and what it has sent by then is read after its end."""
+    context = zmq.Context()
+    with anyio.fail_after(BOUND_S), context, context.socket(zmq.ROUTER) as router:
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.linger = 0
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        with context.socket(zmq.DEALER) as dealer:
+            dealer.connect(f"tcp://127.0.0.1:{port}")
+            dealer.send_multipart([b"", b"first"])
+            dealer.send_multipart([b"", b"last"])
+            await _wait_readable(router)
+            identity = router.recv_multipart()[0]
+            assert not is_gone(router, identity)
+        while not is_gone(router, identity):
+            await anyio.sleep(0)
+        assert router.recv_multipart(zmq.DONTWAIT)[2] == b"last"
+
+
+async def _wait_readable(socket: zmq.Socket[bytes]) -> None:
+    while not pending(socket) & zmq.POLLIN:
+        await anyio.wait_readable(socket.fileno())
 
 
 async def test_frames_outlive_their_message() -> None:
