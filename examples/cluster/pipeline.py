@@ -53,14 +53,19 @@ variables = [*model, steps]
 
 
 @flow.op(num_outputs=5)
-def updates(images: Any, labels: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> tuple[Any, ...]:
-    """Return the loss of a batch, and what to take from each variable: gradients times the learning rate."""
+def updates(images: Any, labels: Any, done: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> tuple[Any, ...]:
+    """Return the loss of a batch, and what to take from each variable: gradients times the learning rate.
+
+    The rate falls to nothing with the last step: gradients of values that another worker has changed meanwhile would
+    throw the model about until the end.
+    """
+    rate = RATE * max(0, 1 - done / STEPS)
     hidden = np.maximum(images @ w1 + b1, 0)
     likely = softmax(hidden @ w2 + b2)
     loss = -np.log(likely[np.arange(len(labels)), labels]).mean()
     wrong = likely.copy()
     wrong[np.arange(len(labels)), labels] -= 1
-    wrong *= RATE / len(labels)
+    wrong *= rate / len(labels)
     back = (wrong @ w2.T) * (hidden > 0)
     return loss, images.T @ back, back.sum(0), hidden.T @ wrong, wrong.sum(0)
 
@@ -88,7 +93,7 @@ def training_step(worker: int) -> tuple[Node, Node, Node]:
         with flow.control_dependencies([labels]):  # not before there is a batch: by then they may have changed
             values = [variable.nodes.read() for variable in model]
             done = steps.nodes.assign_add(1)
-        loss, *changes = updates(images, labels, *values)
+        loss, *changes = updates(images, labels, done, *values)
         changed = [variable.nodes.assign_sub(change) for variable, change in zip(model, changes, strict=True)]
         return loss, done, flow.group(*changed)
 
