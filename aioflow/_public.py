@@ -71,6 +71,7 @@ from aioflow.graph import (
     variable_scope,
 )
 from aioflow.queues import QueueStats
+from aioflow.resources import ServerStats
 from aioflow.runtime import SessionConfig
 
 __all__ = [
@@ -118,6 +119,7 @@ __all__ = [
     "RemoteError",
     "RemoteProtocolError",
     "Server",
+    "ServerStats",
     "Session",
     "SessionClosed",
     "SessionConfig",

@@ -142,6 +142,11 @@ class Listener(Protocol):
         """The address as bound: a port of 0 is replaced by the one chosen."""
         ...
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that its connections share with their other sides, counted once; 0 where none is shared."""
+        ...
+
     async def aclose(self) -> None:
         """Stop listening and close every connection of this listener; leave no file behind."""
         ...

@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from aioflow.cli._devices import add_devices
 from aioflow.cli._keys import add_keys
+from aioflow.cli._queues import add_queues
 from aioflow.cli._serve import add_serve
 from aioflow.cli._up import add_up
 from aioflow.errors import AioflowError
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_devices(commands)
     add_keys(commands)
+    add_queues(commands)
     add_serve(commands)
     add_up(commands)
     parsed = parser.parse_args(arguments)

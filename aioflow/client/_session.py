@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aioflow.keys import KeyPath
+    from aioflow.resources import ServerStats
     from aioflow.runtime import CurrentSession, Hosts
 
 __all__ = ["Session", "current_session"]
@@ -249,6 +250,15 @@ class Session:
             return tuple([DeviceInfo(*fields) for fields in await self._cluster.devices()])
         devices = self._devices or await self.open_devices()
         return tuple(device.info() for device in devices.devices)
+
+    async def stats(self) -> tuple[ServerStats, ...]:
+        """Return a snapshot of each task of the cluster: its queues, and the memory that it shares with its clients.
+
+        Raises:
+            ConnectFailed: A task is missing after `connect_s`; the message names it.
+        """
+        await begin_call()
+        return await self.host.server_stats()
 
     async def _open_executor(self) -> Executor:
         devices = self._devices or await self.open_devices()

@@ -157,7 +157,9 @@ def pack_stats(request: int, stats: QueueStats) -> m.Statistics:
         room -= len(producer.encode(errors="backslashreplace"))
         if room >= 0:
             producers.append(producer)
-    return m.Statistics(request, stats.name, stats.kind, stats.capacity, numbers, stats.is_closed, producers)
+    return m.Statistics(
+        request, stats.name, stats.kind, stats.capacity, numbers, stats.is_closed, producers, stats.container
+    )
 
 
 def unpack_stats(message: m.Statistics) -> QueueStats:
@@ -168,5 +170,6 @@ def unpack_stats(message: m.Statistics) -> QueueStats:
         capacity=message.capacity,
         is_closed=message.is_closed,
         producers=tuple(message.producers),
+        container=message.container,
         **dict(zip(_STATS_NUMBERS, message.numbers, strict=True)),
     )

@@ -55,6 +55,7 @@ class Broker:
         session_s: float,
         make_page: MakePage = no_page,
         allocate: AllocateFor = no_memory_for,
+        memory_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         self._resources = resources
         self._welcome = m.Welcome(
@@ -69,7 +70,7 @@ class Broker:
         self._messages: list[tuple[PeerId, list[Frame]]] = []
         self._tickets = Tickets(self._messages, allocate)
         self._variables = Variables(resources, self._tickets)
-        self._queues = queues = QueueRequests(resources, self._tickets, lost_s)
+        self._queues = queues = QueueRequests(resources, self._tickets, lost_s, memory_bytes)
         self.steps = Steps(self._tickets)
         self._dropped: list[PeerId] = []
         self._now = 0.0
@@ -123,6 +124,7 @@ class Broker:
             m.Size: queues.size,
             m.IsClosed: queues.is_closed,
             m.Stats: queues.stats,
+            m.ListQueues: queues.list_queues,
             m.Delete: queues.delete,
             m.Lookup: queues.lookup,
             m.Join: queues.join,

@@ -15,9 +15,11 @@ import anyio
 from aioflow.cluster._graph_codec import encode_graph
 from aioflow.cluster._neighbours import missing
 from aioflow.cluster._remote import RemoteHost
-from aioflow.cluster._remote_steps import deregister, list_devices, register, run_graph
+from aioflow.cluster._remote_steps import deregister, list_devices, list_queues, register, run_graph
 from aioflow.errors import ConnectFailed, PlacementError
 from aioflow.graph import Task
+from aioflow.queues import QueueStats
+from aioflow.resources import ServerStats
 from aioflow.runtime import finish, no_task_named
 
 if TYPE_CHECKING:
@@ -86,7 +88,24 @@ class ClusterHost:
             ConnectFailed: The task did not answer within `connect_s`.
         """
         self.master.check()
-        task = self._task_of(device, key)
+        return await self._host_of(self._task_of(device, key))
+
+    async def server_stats(self) -> tuple[ServerStats, ...]:
+        """Return a snapshot of each task, in the order of the cluster.
+
+        Raises:
+            ConnectFailed: A task did not answer within `connect_s`.
+        """
+        self.master.check()
+        told: list[ServerStats] = []
+        for job, index, _ in self.master.welcome.tasks:
+            task = Task(job, index)
+            memory_bytes, queues = await list_queues(await self._host_of(task))
+            told.append(ServerStats(str(task), memory_bytes, tuple([QueueStats(*fields) for fields in queues])))
+        return tuple(told)
+
+    async def _host_of(self, task: Task) -> RemoteHost:
+        """Return the host of a task; connect to it first if need be."""
         if task == self._home:
             return self.master
         host = self._others.get(task)

@@ -48,6 +48,7 @@ from aioflow.cluster._requests import (
     Join,
     Leave,
     ListDevices,
+    ListQueues,
     Lookup,
     Promote,
     Put,
@@ -93,6 +94,7 @@ __all__ = [
     "Join",
     "Leave",
     "ListDevices",
+    "ListQueues",
     "Lookup",
     "Message",
     "Promote",
@@ -115,14 +117,14 @@ __all__ = [
     "find_fault",
 ]
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 # In the order of their codes.
 Message = (
     Hello | Define | Put | Get | Ask | Promote | Acknowledge | Withdraw | Close | Size | IsClosed | Stats | Delete
     | Lookup | Join | Leave | Bye | Welcome | Done | Rows | Found | Statistics | Withdrawn | Error | Recall | Goodbye
     | Resume | Confirm | Beat | Heard | Read | Assign | Reset | RegisterGraph | DeregisterGraph | RunGraph | SendTensor
-    | ListDevices | EndOwner | Tensors
+    | ListDevices | EndOwner | Tensors | ListQueues
 )  # fmt: skip
 
 # Codes are for ever: a new message takes a new one, at the end.

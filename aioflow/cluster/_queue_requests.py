@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from aioflow.cluster import _messages as m
@@ -9,13 +10,14 @@ from aioflow.cluster._admission import check_columns, check_count
 from aioflow.cluster._answers import pack_stats
 from aioflow.cluster._codec import decode_columns, pack_definition, unpack_definition
 from aioflow.cluster._sessions import Call
+from aioflow.cluster._values import encode_value
 from aioflow.cluster._window import Window
 from aioflow.errors import NotFound, RemoteProtocolError
 from aioflow.queues import Segment
 from aioflow.resources import LostProducer, QueueKey, QueueRef
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aioflow.cluster._sessions import Session
     from aioflow.cluster._tickets import Tickets
@@ -36,8 +38,9 @@ class QueueRequests:
         deadline_moved: Whether something may be due earlier than before.
     """
 
-    def __init__(self, resources: Resources, tickets: Tickets, lost_s: float) -> None:
+    def __init__(self, resources: Resources, tickets: Tickets, lost_s: float, memory_bytes: Callable[[], int]) -> None:
         self._resources = resources
+        self._memory_bytes = memory_bytes
         self._tickets = tickets
         self._lost_s = lost_s
         self.now = 0.0
@@ -104,6 +107,11 @@ class QueueRequests:
     def stats(self, session: Session, message: m.Stats, _: Sequence[Frame]) -> None:
         """Tell of it."""
         self._tickets.answer(session, message.id, pack_stats(message.id, self._attach(session, message.queue).stats()))
+
+    def list_queues(self, session: Session, message: m.ListQueues, _: Sequence[Frame]) -> None:
+        """Tell of all queues, and of the memory that is shared."""
+        told = [self._memory_bytes(), [astuple(stats) for stats in self._resources.stats()]]
+        self._tickets.answer(session, message.id, m.Tensors(message.id), encode_value(told))
 
     def delete(self, session: Session, message: m.Delete, _: Sequence[Frame]) -> None:
         """Remove it."""

@@ -1,4 +1,4 @@
-"""Graphs and steps through a session of a server: requests that give up when it is out of reach for `lost_s`."""
+"""Graphs, steps and lists through a session of a server: requests that give up when it is out of reach for `lost_s`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ __all__ = [
     "deregister",
     "end_owner",
     "list_devices",
+    "list_queues",
     "register",
     "run_graph",
     "send_tensor",
@@ -93,6 +94,12 @@ async def send_tensor(host: RemoteHost, step: str, key: str, frames: Sequence[Fr
 async def list_devices(host: RemoteHost, *, whole: bool) -> list[Any]:
     """Return the devices of a server's task, or of its whole cluster."""
     call = host.request(None, lambda request, _: m.ListDevices(request, whole), gives_up=True)
+    return decode_value(await complete(call), OpLibrary.restore)  # type: ignore[no-any-return]
+
+
+async def list_queues(host: RemoteHost) -> list[Any]:
+    """Return the bytes of shared memory of a server's task, and what is told of its queues."""
+    call = host.request(None, lambda request, _: m.ListQueues(request), gives_up=True)
     return decode_value(await complete(call), OpLibrary.restore)  # type: ignore[no-any-return]
 
 

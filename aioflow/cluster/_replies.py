@@ -87,6 +87,7 @@ class Statistics:
     numbers: Annotated[list[int], Record((Int(),) * 9)]
     is_closed: Bool
     producers: Annotated[list[str], Listed(Text())]
+    container: Name
 
 
 @dataclass(slots=True)

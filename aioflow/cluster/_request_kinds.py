@@ -18,6 +18,7 @@ ANSWERS: dict[type[Any], type[Any]] = {
     m.Assign: m.Rows,
     m.RunGraph: m.Tensors,
     m.ListDevices: m.Tensors,
+    m.ListQueues: m.Tensors,
 }
 # What takes rows, and has to say whether they were handed over.
 GETS = frozenset({m.Get, m.Ask})

@@ -39,6 +39,7 @@ __all__ = [
     "Join",
     "Leave",
     "ListDevices",
+    "ListQueues",
     "Lookup",
     "Promote",
     "Put",
@@ -337,6 +338,13 @@ class ListDevices:
 
     id: Id
     whole: Bool
+
+
+@dataclass(slots=True)
+class ListQueues:
+    """Ask for snapshots of all queues of the server's task, and its shared memory; answered by `Tensors`."""
+
+    id: Id
 
 
 @dataclass(slots=True)

@@ -84,7 +84,8 @@ class Server:
         info = TaskInfo(secrets.token_hex(8), self._job, self._task, tasks)
         session_s = self._config.session_s
         resources = Resources(np.random.default_rng, session_s=session_s, bytes_required=True, on_lost=_log_loss)
-        self._broker = Broker(resources, info, self._config.lost_s, session_s, _make_page, self._allocate)
+        lost_s, memory = self._config.lost_s, (self._allocate, self._memory_bytes)
+        self._broker = Broker(resources, info, lost_s, session_s, _make_page, *memory)
         self._service = StepService(
             info, self._config, self._credentials, OpLibrary(ops), self._broker, resources, self._send
         )
@@ -207,6 +208,9 @@ class Server:
     def _allocate(self, peer: PeerId | None, nbytes: int) -> memoryview | None:
         connection = self._connections.get(peer) if peer is not None else None
         return None if connection is None else connection.allocate(nbytes)
+
+    def _memory_bytes(self) -> int:
+        return sum(listener.memory_bytes for listener in self._listeners)
 
     def lost(self, peer: PeerId) -> None:
         """Take out a peer that has gone."""

@@ -59,6 +59,7 @@ class QueueStats:
         enqueued: Elements accepted so far.
         dequeued: Elements handed over so far.
         producers: Names that are registered now.
+        container: Where it is found under its name; empty is the default one.
     """
 
     name: str
@@ -75,3 +76,4 @@ class QueueStats:
     enqueued: int
     dequeued: int
     producers: tuple[str, ...] = ()
+    container: str = ""

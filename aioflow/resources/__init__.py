@@ -2,7 +2,7 @@
 
 from aioflow.errors import LostProducer
 from aioflow.resources._queue import QueueResource
-from aioflow.resources._resources import QueueKey, QueueRef, Resources
+from aioflow.resources._resources import QueueKey, QueueRef, Resources, ServerStats
 from aioflow.resources._variables import ASSIGNMENTS, Assignment, VariableKey, VariableRef, VariableResource
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "QueueRef",
     "QueueResource",
     "Resources",
+    "ServerStats",
     "VariableKey",
     "VariableRef",
     "VariableResource",

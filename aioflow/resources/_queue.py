@@ -39,8 +39,9 @@ class QueueResource:
         left_at: When the last one was detached; None while one is attached.
     """
 
-    def __init__(self, machine: QueueMachine, on_lost: Callable[[LostProducer], None]) -> None:
+    def __init__(self, machine: QueueMachine, on_lost: Callable[[LostProducer], None], container: str = "") -> None:
         self.machine = machine
+        self._container = container
         self.sessions: set[str] = set()
         self.left_at: float | None = None
         self._rejoin_s: dict[str, float] = {}
@@ -62,8 +63,8 @@ class QueueResource:
         return [*effects, *self.machine.take_effects()]
 
     def stats(self) -> QueueStats:
-        """Return a snapshot, with the names of the producers."""
-        return replace(self.machine.stats(), producers=tuple(self._producers.present))
+        """Return a snapshot, with the names of the producers and the container."""
+        return replace(self.machine.stats(), producers=tuple(self._producers.present), container=self._container)
 
     # Producers
 

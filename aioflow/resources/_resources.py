@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aioflow.errors import LostProducer, NotFound, SpecMismatch
-from aioflow.queues import UNBOUNDED, QueueDefinition, QueueMachine
+from aioflow.queues import UNBOUNDED, QueueDefinition, QueueMachine, QueueStats
 from aioflow.resources._queue import QueueResource
 from aioflow.resources._variables import VariableKey, VariableRef, VariableResource
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.random import Generator
 
-__all__ = ["QueueKey", "QueueRef", "Resources"]
+__all__ = ["QueueKey", "QueueRef", "Resources", "ServerStats"]
 
 OnLost = Callable[[str, LostProducer], None]
 
@@ -53,6 +53,22 @@ class QueueRef:
     def __hash__(self) -> int:
         """Hash the key alone: it nearly always decides, and a definition is long."""
         return hash(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStats:
+    """A snapshot of what one task of a cluster holds.
+
+    Attributes:
+        task: Its name, such as "/job:ps/task:0"; empty for an embedded session.
+        memory_bytes: Shared memory between it and its clients on the same host, free places included, counted once; 0
+            where none is shared.
+        queues: By container and name; those private to sessions too.
+    """
+
+    task: str
+    memory_bytes: int
+    queues: tuple[QueueStats, ...]
 
 
 class Resources:
@@ -124,6 +140,11 @@ class Resources:
                 "A queue is made by the first operation on its definition"
             )
         return queue.definition
+
+    def stats(self) -> list[QueueStats]:
+        """Return snapshots of all queues, by container and name."""
+        keys = sorted(self.queues, key=lambda key: (key.container, key.name, key.session))
+        return [self.queues[key].stats() for key in keys]
 
     def delete(self, key: QueueKey) -> None:
         """Remove a queue: what waits on it fails with `NotFound`, what it holds is dropped."""
@@ -211,6 +232,6 @@ class Resources:
         # A generator takes no negative seed; TensorFlow takes any int64.
         rng = self._make_rng(None if definition.seed is None else definition.seed % 2**64)
         machine = QueueMachine(definition, rng, ref.key.name)
-        queue = QueueResource(machine, partial(self._on_lost, str(machine)))
+        queue = QueueResource(machine, partial(self._on_lost, str(machine)), ref.key.container)
         self.queues[ref.key] = queue
         return queue

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aioflow.names import DeviceName
     from aioflow.queues import Segment
-    from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, VariableKey, VariableRef
+    from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, ServerStats, VariableKey, VariableRef
     from aioflow.runtime._waiter import Waiter
     from aioflow.specs import Column, Dense
 
@@ -141,6 +141,14 @@ class Hosts(Protocol):
         Raises:
             PlacementError: There is no such task, or what is shared in a cluster of several names none.
             ConnectFailed: Its task was not reached in time.
+        """
+        ...
+
+    async def server_stats(self) -> tuple[ServerStats, ...]:
+        """Return a snapshot of each task.
+
+        Raises:
+            ConnectFailed: A task was not reached in time.
         """
         ...
 

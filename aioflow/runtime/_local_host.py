@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aioflow.errors import AioflowError, PlacementError
 from aioflow.queues import Completed, Failed, Rows, gather
-from aioflow.resources import QueueRef, VariableRef
+from aioflow.resources import QueueRef, ServerStats, VariableRef
 from aioflow.runtime._clock import now
 from aioflow.runtime._host import Withdrawn
 from aioflow.runtime._waiter import Waiter
@@ -216,6 +216,10 @@ class LocalHost:
     def stats(self, ref: QueueRef) -> _Answer:
         """Take a snapshot."""
         return _Answer(lambda: self._attach(ref).stats())
+
+    async def server_stats(self) -> tuple[ServerStats, ...]:
+        """Return a snapshot of this process's part."""
+        return (ServerStats("", 0, tuple(self._resources.stats())),)
 
     def lookup(self, key: QueueKey) -> _Answer:
         """Return the definition of a queue that exists."""

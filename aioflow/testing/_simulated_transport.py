@@ -158,6 +158,11 @@ class SimulatedListener:
         """The address as bound."""
         return _SCHEME + self._node.name
 
+    @property
+    def memory_bytes(self) -> int:
+        """0: no memory is shared."""
+        return 0
+
     async def aclose(self) -> None:
         """Refuse connections from now on, and close every one of this listener."""
         self._withdraw()

@@ -235,7 +235,7 @@ def _samples() -> list[list[bytes]]:
     by_hand: list[list[Frame]] = [
         encode(m.Hello(m.PROTOCOL_VERSION, "secret")),
         encode(m.Define(1, "", "q", private=False, definition=_DEFINITION)),
-        encode(m.Statistics(1, "q", "FIFOQueue", -1, list(range(9)), is_closed=False, producers=["a"])),
+        encode(m.Statistics(1, "q", "FIFOQueue", -1, list(range(9)), is_closed=False, producers=["a"], container="")),
         encode(m.Error(1, "EndOfQueue", "end", ["note"], [["a", "b", "c"]], "EndOfQueue", "")),
         encode(m.Found(1, _DEFINITION)),
         encode(m.Leave(1, 1, "a", lost=True, reason="r", traceback="t")),

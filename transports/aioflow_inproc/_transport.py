@@ -52,6 +52,11 @@ class InprocListener:
         """The address as bound."""
         return self._address
 
+    @property
+    def memory_bytes(self) -> int:
+        """0: no memory is shared."""
+        return 0
+
     async def aclose(self) -> None:
         """Free the name and close every connection of this listener."""
         self._withdraw()

@@ -173,6 +173,10 @@ class End:
             self.flush()
         return memory
 
+    def memories(self) -> dict[int, int]:
+        """Return the sizes of all memory that is shared with the other side, by inode."""
+        return self._segments.memories() | self._leases.memories()
+
     def flush(self) -> None:
         """Write what the other side takes; the rest when it takes more."""
         if not self._outbox.flush():

@@ -45,6 +45,10 @@ class Leases:
         """Forget a segment; it goes with the last view of it."""
         self._segments.pop(number, None)
 
+    def memories(self) -> dict[int, int]:
+        """Return the sizes of what is mapped, by inode."""
+        return {mapping.inode: len(mapping.memory) for mapping in self._segments.values()}
+
     def view(self, segment: int, start: int, size: int, lease: int) -> memoryview:
         """Return a view of a place.
 

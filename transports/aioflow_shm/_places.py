@@ -29,6 +29,7 @@ class Segment:
         number: Its name on the wire.
         place_bytes: The size of a place.
         memory: All of it.
+        inode: Of the memory, in every process that has it.
         is_mapped: Whether the other side has mapped it.
         free: Where the free places begin.
     """
@@ -36,6 +37,7 @@ class Segment:
     number: int
     place_bytes: int
     memory: mmap.mmap
+    inode: int
     is_mapped: bool = False
     free: list[int] = field(default_factory=list)
     _users: dict[int, int] = field(default_factory=dict)

@@ -130,6 +130,10 @@ class Segments:
         segment = next((segment for segment in reversed(segments) if segment.free), None) or self._make(place_bytes)
         return None if segment is None else segment.take_place(size).data
 
+    def memories(self) -> dict[int, int]:
+        """Return the sizes of the segments, by inode."""
+        return {segment.inode: len(segment.memory) for segment in self._segments.values()}
+
     def answered(self, number: int, *, is_mapped: bool) -> None:
         """Learn whether the other side has mapped a segment; once it could not, it is told of no more."""
         segment = self._segments.get(number)
@@ -210,8 +214,9 @@ class Segments:
             logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, error)
             self._is_refused = True
             return None
+        inode = os.fstat(fd).st_ino
         number = self._offer(fd, size)
-        segment = Segment(number, place_bytes, memory, free=list(range(0, size, place_bytes)))
+        segment = Segment(number, place_bytes, memory, inode, free=list(range(0, size, place_bytes)))
         self._segments[number] = segment
         self._by_size[place_bytes].append(segment)
         self._bytes += size

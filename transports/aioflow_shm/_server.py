@@ -71,6 +71,14 @@ class Server:
         """The address as bound."""
         return self._address
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that its connections share with their other sides, counted once."""
+        memories: dict[int, int] = {}
+        for end in self._ends:
+            memories.update(end.memories())
+        return sum(memories.values())
+
     async def run(self) -> None:
         """Accept connections until the listener is closed."""
         try:

@@ -31,6 +31,10 @@ class Mapping:
         fd: Its descriptor, which is duplicated.
         size: Its size.
 
+    Attributes:
+        memory: All of it.
+        inode: Of the memory, in every process that has it.
+
     Raises:
         OSError: It cannot be mapped.
     """
@@ -40,6 +44,7 @@ class Mapping:
         # Not populated: whoever passes it on never touches it.
         self.memory = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
         self._fd = os.dup(fd)
+        self.inode = os.fstat(fd).st_ino
 
     def __del__(self) -> None:
         """Close the descriptor; the memory goes with its last view."""

@@ -98,6 +98,11 @@ class Server:
         """The address as bound."""
         return self._address
 
+    @property
+    def memory_bytes(self) -> int:
+        """0: no memory is shared."""
+        return 0
+
     async def bind(self, target: IpcAddress | TcpAddress) -> None:
         """Bind the address; a failure closes the sockets.
 

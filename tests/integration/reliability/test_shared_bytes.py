@@ -79,7 +79,7 @@ def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> 
     dtype, sizes = SHAPES[shape]
 
     async def fill() -> tuple[int, int]:
-        async with flow.Session(address):
+        async with flow.Session(address) as session:
             queue = flow.FIFOQueue(-1, [dtype, "int64"], [sizes, []], capacity_bytes=CAPACITY_BYTES, shared_name="full")
             await queue.size()
             with producing(address, dtype, sizes) as pid:
@@ -87,7 +87,10 @@ def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> 
                     while not (await queue.stats()).puts_waiting:
                         await anyio.sleep(0.05)
                 held = (await queue.stats()).size_bytes
-                return held, shared_bytes([server.process.pid, pid, os.getpid()])
+                [stats] = await session.stats()
+                shared = shared_bytes([server.process.pid, pid, os.getpid()])
+                assert 0.95 * shared < stats.memory_bytes <= shared
+                return held, shared
 
     held, shared = anyio.run(fill)
     figure(f"full of {shape}, shared memory", f"{held / 1e6:.0f} MB held, {shared / 1e6:.0f} MB")

@@ -41,6 +41,19 @@ async def test_another_thread_is_refused() -> None:
         assert await q.size() == 0
 
 
+async def test_stats_of_an_embedded_session() -> None:
+    """One part, whose queues are there from their first operation on."""
+    async with flow.Session() as session:
+        assert await session.stats() == (flow.ServerStats("", 0, ()),)
+        with flow.container("c"):
+            q = ints()
+        await q.enqueue(1)
+        assert await session.stats() == (flow.ServerStats("", 0, (await q.stats(),)),)
+        assert (await q.stats()).container == "c"
+    with refused(flow.SessionClosed, "was closed"):
+        await session.stats()
+
+
 async def test_a_forked_child_is_refused() -> None:
     """After a fork the child's use of the session is refused, and the parent's goes on."""
     q = ints()

@@ -18,6 +18,7 @@ from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage
 from aioflow.transport import Frame
 from aioflow_shm import ShmTransport
 from aioflow_shm._leases import Leases
+from aioflow_shm._limits import SEGMENT_BYTES
 from aioflow_shm._segments import Segments
 
 pytestmark = pytest.mark.anyio
@@ -41,9 +42,10 @@ class Taker(Inbox):
 class Pair:
     """A connection: the server sends frames, and the client keeps them."""
 
-    def __init__(self, taker: Taker, far: Inbox) -> None:
+    def __init__(self, taker: Taker, far: Inbox, stage: Stage) -> None:
         self.taker = taker
         self.far = far
+        self.stage = stage
         self._said = 0
 
     async def take(self, value: int, size: int = SIZE) -> Frame:
@@ -76,7 +78,7 @@ def open_pair(folder: Path) -> OpenPair:
                 taker = Taker()
                 taker.connection = await stage.transport.connect(stage.address, taker, tasks)
                 taker.send([b"hello"])
-                yield Pair(taker, await stage.accepted())
+                yield Pair(taker, await stage.accepted(), stage)
                 await stage.listener.aclose()
                 await taker.connection.aclose()
 
@@ -368,6 +370,26 @@ async def test_what_is_passed_on_is_not_copied(open_pair: OpenPair) -> None:
         for _ in range(5):  # the client has let go of nothing, and its memory is not used again
             await back(await there())
         assert bytes(returned) == bytes([7]) * (SIZE - 16)
+
+
+async def test_shared_memory_is_counted_once(open_pair: OpenPair) -> None:
+    """What each side has made, however often it goes to and fro; and nothing when the connection has ended."""
+    async with open_pair() as pair:
+        listener = pair.stage.listener
+        assert listener.memory_bytes == 0
+        kept = [await pair.take(1) for _ in range(2)]  # the first in packets, while memory was made
+        made = listener.memory_bytes
+        assert SIZE <= made <= 2 * SEGMENT_BYTES
+        for _ in range(3):  # what comes back to who has made it is mapped there once more
+            number = len(pair.far.messages)
+            pair.taker.send([kept[-1]])
+            await pair.far.wait_messages(number + 1)
+        assert _mappings_of(kept[-1]) == 3
+        assert listener.memory_bytes == made
+        await pair.taker.connection.aclose()
+        await pair.far.wait_lost()
+        await anyio.wait_all_tasks_blocked()
+        assert listener.memory_bytes == 0
 
 
 async def test_memory_that_was_passed_on_to_a_lost_connection_is_not_used_again(
