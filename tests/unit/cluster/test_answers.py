@@ -185,8 +185,8 @@ def test_cutting() -> None:
 
 def test_statistics_arrive() -> None:
     """Every field of a snapshot comes out as it was."""
-    stats = QueueStats("q", "FIFOQueue", -1, 1, 2, 3, 4, 5, True, 6, 7, 8, 9, ("a", "b"))
+    stats = QueueStats("q", "FIFOQueue", -1, 1, 2, 3, 4, 5, True, 6, 7, 8, 9, ("a", "b"), "c")
     message, _ = decode(encode(pack_stats(1, stats)))
     assert isinstance(message, m.Statistics)
     assert unpack_stats(message) == stats
-    assert len(fields(QueueStats)) == 14
+    assert len(fields(QueueStats)) == 15

@@ -189,6 +189,6 @@ def test_codes_are_for_ever() -> None:
         "Hello Define Put Get Ask Promote Acknowledge Withdraw Close Size IsClosed Stats Delete Lookup Join Leave Bye "
         "Welcome Done Rows Found Statistics Withdrawn Error Recall Goodbye "
         "Resume Confirm Beat Heard Read Assign Reset RegisterGraph DeregisterGraph RunGraph SendTensor ListDevices "
-        "EndOwner Tensors"
+        "EndOwner Tensors ListQueues"
     )
     assert " ".join(kind.__name__ for kind in MESSAGES) == names
