@@ -373,7 +373,7 @@ async def test_what_is_passed_on_is_not_copied(open_pair: OpenPair) -> None:
 
 
 async def test_shared_memory_is_counted_once(open_pair: OpenPair) -> None:
-    """What each side has made, however often it goes to and fro; and nothing when the connection has ended."""
+    """What each side has made, however often it goes back and forth; and nothing when the connection has ended."""
     async with open_pair() as pair:
         listener = pair.stage.listener
         assert listener.memory_bytes == 0
