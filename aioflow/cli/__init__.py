@@ -7,6 +7,9 @@ Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import errno
+import io
+import os
 import sys
 from importlib.metadata import version
 
@@ -32,10 +35,20 @@ def main(arguments: list[str] | None = None) -> int:
     add_up(commands)
     parsed = parser.parse_args(arguments)
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names have characters that a terminal may not know
         code: int = parsed.run(parsed)
+        sys.stdout.flush()
     except AioflowError as error:
         print(f"aioflow: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.errno not in {errno.EPIPE, errno.ENOSPC}:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter will flush it once more
+        if error.errno == errno.ENOSPC:
+            print(f"aioflow: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
     return code

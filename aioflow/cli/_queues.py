@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,6 +14,7 @@ from aioflow.errors import NotFound, SessionError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from aioflow.queues import QueueStats
     from aioflow.resources import ServerStats
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["add_queues"]
 
 MB = 10**6
+# Of those that are there instead of the one that is asked for.
+NAMES_MAX = 20
 
 
 def add_queues(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,7 +34,9 @@ def add_queues(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="List the queues of all tasks of a server's cluster, and the shared memory of each task. Gets that "
         "wait mean that consumers are faster than producers; puts that wait, that a queue is full.",
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of the queues to list; all where left out")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="of the queues to list, or CONTAINER/NAME; all if left out"
+    )
     parser.add_argument(
         "--target",
         metavar="ADDRESS",
@@ -43,28 +48,28 @@ def add_queues(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _queues(arguments: argparse.Namespace) -> int:
+    """List them; 1 where a task is missing."""
     target = arguments.target or os.environ.get("AIOFLOW_TARGET", "")
     if not target:
         raise SessionError("of which server? Name its address with --target, or in AIOFLOW_TARGET")
-    servers = anyio.run(_ask, target)
-    found = [(server, [q for q in server.queues if arguments.name in {None, q.name}]) for server in servers]
-    if arguments.name is not None and not any(queues for _, queues in found):
-        known = sorted({queue.name for server in servers for queue in server.queues})
-        raise NotFound(f"there is no queue {arguments.name!r} at {target}; there are {known or 'none'}")
-    if arguments.json:
-        told = [
-            {"task": server.task, "memory_bytes": server.memory_bytes, "queues": [asdict(queue) for queue in queues]}
-            for server, queues in found
+    servers: Sequence[ServerStats] = anyio.run(_ask, target)
+    is_whole = not any(server.missing for server in servers)
+    if (name := arguments.name) is not None:
+        known = sorted({_shown(queue) for server in servers for queue in server.queues})
+        servers = [
+            replace(server, queues=tuple([q for q in server.queues if name in {q.name, _shown(q)}]))
+            for server in servers
         ]
-        print(json.dumps({"servers": told}))
-        return 0
-    for server, queues in found:
-        print(f"{server.task}  {server.memory_bytes / MB:.1f} MB of shared memory")
-        for queue in queues:
-            print(f"  {_line(queue)}")
-        if not queues:
-            print("  no queues")
-    return 0
+        if is_whole and not any(server.queues for server in servers):
+            some = ", ".join(map(_printable, known[:NAMES_MAX])) or "none"
+            more = f" and {len(known) - NAMES_MAX} more" if len(known) > NAMES_MAX else ""
+            raise NotFound(f"there is no queue {name!r} at {target}; there are {some}{more}")
+    if arguments.json:
+        print(json.dumps({"servers": [asdict(server) for server in servers]}))
+    else:
+        for server in servers:
+            _show(server)
+    return 0 if is_whole else 1
 
 
 async def _ask(target: str) -> tuple[ServerStats, ...]:
@@ -72,10 +77,30 @@ async def _ask(target: str) -> tuple[ServerStats, ...]:
         return await session.stats()
 
 
+def _show(server: ServerStats) -> None:
+    if server.missing:
+        print(f"{server.task}  {_printable(server.missing)}")
+        return
+    print(f"{server.task}  {server.memory_bytes / MB:.1f} MB of shared memory")
+    for queue in server.queues:
+        print(f"  {_printable(_line(queue))}")
+    if not server.queues:
+        print("  no queues")
+
+
+def _shown(queue: QueueStats) -> str:
+    return f"{queue.container}/{queue.name}" if queue.container else queue.name
+
+
+def _printable(text: str) -> str:
+    """Return a text as one line, that moves no cursor: names may have any characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _line(queue: QueueStats) -> str:
     capacity = f" of {queue.capacity}" if queue.capacity >= 0 else ""
     parts = [
-        f"{queue.container}/{queue.name}" if queue.container else queue.name,
+        _shown(queue),
         queue.kind,
         f"{queue.size}{capacity} elements, {queue.size_bytes / MB:.1f} of {queue.capacity_bytes / MB:.1f} MB",
         f"{queue.enqueued} in, {queue.dequeued} out",

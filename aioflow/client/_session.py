@@ -254,8 +254,10 @@ class Session:
     async def stats(self) -> tuple[ServerStats, ...]:
         """Return a snapshot of each task of the cluster: its queues, and the memory that it shares with its clients.
 
+        A task that does not answer within `connect_s`, or that is out of reach since `lost_s`, is told of as missing.
+
         Raises:
-            ConnectFailed: A task is missing after `connect_s`; the message names it.
+            ConnectionLost: So is the server that the session was opened on.
         """
         await begin_call()
         return await self.host.server_stats()

@@ -16,7 +16,7 @@ from aioflow.cluster._graph_codec import encode_graph
 from aioflow.cluster._neighbours import missing
 from aioflow.cluster._remote import RemoteHost
 from aioflow.cluster._remote_steps import deregister, list_devices, list_queues, register, run_graph
-from aioflow.errors import ConnectFailed, PlacementError
+from aioflow.errors import ConnectFailed, ConnectionLost, PlacementError
 from aioflow.graph import Task
 from aioflow.queues import QueueStats
 from aioflow.resources import ServerStats
@@ -91,16 +91,22 @@ class ClusterHost:
         return await self._host_of(self._task_of(device, key))
 
     async def server_stats(self) -> tuple[ServerStats, ...]:
-        """Return a snapshot of each task, in the order of the cluster.
+        """Return a snapshot of each task, in the order of the cluster, also of one that cannot be reached.
 
         Raises:
-            ConnectFailed: A task did not answer within `connect_s`.
+            ConnectionLost: The server that the session was opened on is out of reach since `lost_s`.
         """
         self.master.check()
         told: list[ServerStats] = []
         for job, index, _ in self.master.welcome.tasks:
             task = Task(job, index)
-            memory_bytes, queues = await list_queues(await self._host_of(task))
+            try:
+                memory_bytes, queues = await list_queues(await self._host_of(task))
+            except (ConnectFailed, ConnectionLost) as error:
+                if task == self._home:
+                    raise
+                told.append(ServerStats(str(task), 0, (), str(error)))
+                continue
             told.append(ServerStats(str(task), memory_bytes, tuple([QueueStats(*fields) for fields in queues])))
         return tuple(told)
 

@@ -64,11 +64,13 @@ class ServerStats:
         memory_bytes: Shared memory between it and its clients on the same host, free places included, counted once; 0
             where none is shared.
         queues: By container and name; those private to sessions too.
+        missing: Why the task could not be asked; empty where it was.
     """
 
     task: str
     memory_bytes: int
     queues: tuple[QueueStats, ...]
+    missing: str = ""
 
 
 class Resources:

@@ -145,11 +145,7 @@ class Hosts(Protocol):
         ...
 
     async def server_stats(self) -> tuple[ServerStats, ...]:
-        """Return a snapshot of each task.
-
-        Raises:
-            ConnectFailed: A task was not reached in time.
-        """
+        """Return a snapshot of each task."""
         ...
 
 

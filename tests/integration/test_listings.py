@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import anyio
@@ -114,7 +117,7 @@ def test_the_queues_of_a_cluster_are_listed(
     assert "large" in one
     assert "boxes" not in one
     assert "NotFound: there is no queue 'absent'" in missing
-    assert "'boxes', 'large', 'small'" in missing
+    assert "there are attic/boxes, large, small" in missing
     for server in servers:
         assert server.end_by(signal.SIGTERM)[0] == 0, server.output
 
@@ -125,3 +128,49 @@ def test_no_server_is_named(run_program: Callable[..., Program], monkeypatch: py
     program = run_program("-m", "aioflow", "queues")
     assert program.finish() == 1
     assert "--target" in program.output
+
+
+def test_a_task_that_is_missing_hides_nothing_of_the_others(
+    folder: Path, serve_task: Callable[[str], Program], run_program: Callable[..., Program]
+) -> None:
+    """Its line says so, and the exit code is 1."""
+    server = serve_task("ps")
+    program = run_program("-m", "aioflow", "queues", "--target", f"ipc://{folder}/ps")
+    assert program.finish() == 1
+    first, none, last = [line for line in program.output.splitlines() if line.startswith(("/job", "  "))]
+    assert first == "/job:ps/task:0  0.0 MB of shared memory"
+    assert none == "  no queues"
+    assert last.startswith("/job:worker/task:0  /job:worker/task:0 is missing")
+    assert server.end_by(signal.SIGTERM)[0] == 0, server.output
+
+
+@pytest.mark.parametrize("out", ["closed", "full"])
+def test_a_list_that_nobody_takes(folder: Path, serve_task: Callable[[str], Program], out: str) -> None:
+    """A pipe that was closed ends the command quietly, a full disk with one line; names make no lines of their own."""
+    servers = [serve_task("ps"), serve_task("worker")]
+    address = f"ipc://{folder}/ps"
+
+    async def make() -> None:
+        async with flow.Session(address):
+            odd = flow.FIFOQueue(4, "int64", [], shared_name="a\nb\x1b[31m", device="/job:ps/task:0")
+            await odd.enqueue(1)
+
+    anyio.run(make)
+    command = [sys.executable, "-m", "aioflow", "queues", "--target", address]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert "  a\\nb\\x1b[31m  FIFOQueue" in listed.stdout.splitlines()[1]
+    reader, writer = os.pipe()
+    os.close(reader)
+    if out == "full":
+        os.close(writer)
+        writer = os.open("/dev/full", os.O_WRONLY)
+    try:
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    finally:
+        os.close(writer)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "" if out == "closed" else "aioflow: standard output cannot be written: No space left on device\n"
+    )
+    for server in servers:
+        assert server.end_by(signal.SIGTERM)[0] == 0, server.output

@@ -41,9 +41,11 @@ from aioflow_shm._parcels import (
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
+    from weakref import WeakSet
 
     from aioflow.transport import Connection, Frame, Receiver
     from aioflow_shm._segments import Segments
+    from aioflow_shm._views import Mapping
 
 _NUMBER_BYTES = 4
 _ANCILLARY_BYTES = 24  # one descriptor
@@ -91,6 +93,7 @@ class End:
         segments: Where its large frames go.
         receiver: Who receives the messages; or None, where `attach` is called with the first one.
         attach: Returns who receives the messages.
+        mapped: Is told of what is mapped.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class End:
         segments: Segments,
         receiver: Receiver | None,
         attach: Callable[[Connection], Receiver] | None = None,
+        mapped: WeakSet[Mapping] | None = None,
     ) -> None:
         self._name = name
         self._socket = peer
@@ -110,7 +114,7 @@ class End:
         self._attach = attach
         self._is_greeted = receiver is not None  # a client has read the greeting before it is connected
         self._generation = current_generation()
-        self._leases = Leases()
+        self._leases = Leases(mapped)
         self._outbox = Outbox(peer, segments, self._leases)
         self._watch = watch(peer.fileno(), self._readable, self._writable)
         self._long: memoryview | None = None  # a parcel that comes in several packets
@@ -174,8 +178,8 @@ class End:
         return memory
 
     def memories(self) -> dict[int, int]:
-        """Return the sizes of all memory that is shared with the other side, by inode."""
-        return self._segments.memories() | self._leases.memories()
+        """Return the sizes of the memory that was made here for the other side, by inode."""
+        return self._segments.memories()
 
     def flush(self) -> None:
         """Write what the other side takes; the rest when it takes more."""

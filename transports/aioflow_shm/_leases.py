@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import deque
+from weakref import WeakSet
 
 from aioflow_shm._forks import current_generation, fork_count
 from aioflow_shm._limits import FRAME_BYTES_MAX, MAPPED_MAX
@@ -16,9 +17,14 @@ from aioflow_shm._views import Lease, Mapping, View, check_descriptor
 
 
 class Leases:
-    """What one direction of a connection has mapped, and which of its places are in use."""
+    """What one direction of a connection has mapped, and which of its places are in use.
 
-    def __init__(self) -> None:
+    Args:
+        mapped: Is told of what is mapped, and keeps it for as long as there are views, also after the connection.
+    """
+
+    def __init__(self, mapped: WeakSet[Mapping] | None = None) -> None:
+        self._mapped: WeakSet[Mapping] = WeakSet() if mapped is None else mapped
         self._segments: dict[int, Mapping] = {}
         self._leases: dict[int, Lease] = {}
         self._ended: deque[Lease] = deque()
@@ -36,7 +42,8 @@ class Leases:
             is_good = seals & fcntl.F_SEAL_SHRINK and 0 < size <= 2 * FRAME_BYTES_MAX and size <= os.fstat(fd).st_size
             if not is_good or number in self._segments or len(self._segments) >= MAPPED_MAX:
                 return False
-            self._segments[number] = Mapping(fd, size)
+            mapping = self._segments[number] = Mapping(fd, size)
+            self._mapped.add(mapping)
         except OSError:
             return False
         return True
@@ -44,10 +51,6 @@ class Leases:
     def unmap(self, number: int) -> None:
         """Forget a segment; it goes with the last view of it."""
         self._segments.pop(number, None)
-
-    def memories(self) -> dict[int, int]:
-        """Return the sizes of what is mapped, by inode."""
-        return {mapping.inode: len(mapping.memory) for mapping in self._segments.values()}
 
     def view(self, segment: int, start: int, size: int, lease: int) -> memoryview:
         """Return a view of a place.

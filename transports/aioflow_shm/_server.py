@@ -6,6 +6,7 @@ import errno
 import logging
 from itertools import count
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import anyio
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from aioflow.transport import Connection, Receiver
     from aioflow_shm._segments import Segments
+    from aioflow_shm._views import Mapping
 
 logger = logging.getLogger("aioflow.shm")
 
@@ -59,6 +61,7 @@ class Server:
         self._task_group = task_group
         self._numbers = count(1)
         self._ends: set[End] = set()
+        self._mapped: WeakSet[Mapping] = WeakSet()
         self._turns = Turns()
         self._generation = current_generation()
         self._closing = False
@@ -73,8 +76,8 @@ class Server:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of memory that its connections share with their other sides, counted once."""
-        memories: dict[int, int] = {}
+        """Bytes of memory shared with clients, counted once; also what those that are gone have left in use."""
+        memories = {mapping.inode: len(mapping.memory) for mapping in self._mapped}
         for end in self._ends:
             memories.update(end.memories())
         return sum(memories.values())
@@ -121,7 +124,7 @@ class Server:
                 accepted.close()
                 logger.info("%s was not accepted: %s", name, error)
                 continue
-            end = End(name, accepted, self._turns, self._make_segments(name), None, self._accept)
+            end = End(name, accepted, self._turns, self._make_segments(name), None, self._accept, self._mapped)
             self._ends.add(end)
             self._task_group.start_soon(self._run_end, end, name=f"aioflow {name}")
 

@@ -373,7 +373,7 @@ async def test_what_is_passed_on_is_not_copied(open_pair: OpenPair) -> None:
 
 
 async def test_shared_memory_is_counted_once(open_pair: OpenPair) -> None:
-    """What each side has made, however often it goes back and forth; and nothing when the connection has ended."""
+    """What each side has made, however often it goes back and forth; after a client's end what is still seen of it."""
     async with open_pair() as pair:
         listener = pair.stage.listener
         assert listener.memory_bytes == 0
@@ -386,9 +386,17 @@ async def test_shared_memory_is_counted_once(open_pair: OpenPair) -> None:
             await pair.far.wait_messages(number + 1)
         assert _mappings_of(kept[-1]) == 3
         assert listener.memory_bytes == made
+        held: list[Frame] = []
+        pair.far.on_message = lambda _, frames: held.extend(frames)
+        for number in (5, 6):
+            pair.taker.send([bytes(SIZE)])
+            await pair.far.wait_messages(number)
+        assert listener.memory_bytes > made
         await pair.taker.connection.aclose()
         await pair.far.wait_lost()
         await anyio.wait_all_tasks_blocked()
+        assert SIZE <= listener.memory_bytes <= SEGMENT_BYTES
+        held.clear()
         assert listener.memory_bytes == 0
 
 
