@@ -144,7 +144,7 @@ class Listener(Protocol):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of memory that its connections share with their other sides, counted once; 0 where none is shared."""
+        """Bytes of memory shared with clients, counted once, with what those that are gone have left in use; or 0."""
         ...
 
     async def aclose(self) -> None:

@@ -49,6 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter will flush it once more
         if error.errno == errno.ENOSPC:
-            print(f"aioflow: standard output cannot be written: {error.strerror}", file=sys.stderr)
+            print(f"aioflow: cannot write: {error.strerror}; free some and try again", file=sys.stderr)
         return 1
     return code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -49,21 +48,20 @@ def add_queues(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _queues(arguments: argparse.Namespace) -> int:
     """List them; 1 where a task is missing."""
-    target = arguments.target or os.environ.get("AIOFLOW_TARGET", "")
-    if not target:
+    servers: Sequence[ServerStats] = anyio.run(_ask, arguments.target)
+    if not servers[0].task:  # an embedded session, as no server was named
         raise SessionError("of which server? Name its address with --target, or in AIOFLOW_TARGET")
-    servers: Sequence[ServerStats] = anyio.run(_ask, target)
     is_whole = not any(server.missing for server in servers)
     if (name := arguments.name) is not None:
-        known = sorted({_shown(queue) for server in servers for queue in server.queues})
+        known = sorted({_full_name(queue) for server in servers for queue in server.queues})
         servers = [
-            replace(server, queues=tuple([q for q in server.queues if name in {q.name, _shown(q)}]))
+            replace(server, queues=tuple([q for q in server.queues if name in {q.name, _full_name(q)}]))
             for server in servers
         ]
         if is_whole and not any(server.queues for server in servers):
             some = ", ".join(map(_printable, known[:NAMES_MAX])) or "none"
             more = f" and {len(known) - NAMES_MAX} more" if len(known) > NAMES_MAX else ""
-            raise NotFound(f"there is no queue {name!r} at {target}; there are {some}{more}")
+            raise NotFound(f"there is no queue {name!r} in the cluster; there are {some}{more}")
     if arguments.json:
         print(json.dumps({"servers": [asdict(server) for server in servers]}))
     else:
@@ -72,7 +70,7 @@ def _queues(arguments: argparse.Namespace) -> int:
     return 0 if is_whole else 1
 
 
-async def _ask(target: str) -> tuple[ServerStats, ...]:
+async def _ask(target: str | None) -> tuple[ServerStats, ...]:
     async with Session(target) as session:
         return await session.stats()
 
@@ -88,7 +86,7 @@ def _show(server: ServerStats) -> None:
         print("  no queues")
 
 
-def _shown(queue: QueueStats) -> str:
+def _full_name(queue: QueueStats) -> str:
     return f"{queue.container}/{queue.name}" if queue.container else queue.name
 
 
@@ -100,7 +98,7 @@ def _printable(text: str) -> str:
 def _line(queue: QueueStats) -> str:
     capacity = f" of {queue.capacity}" if queue.capacity >= 0 else ""
     parts = [
-        _shown(queue),
+        _full_name(queue),
         queue.kind,
         f"{queue.size}{capacity} elements, {queue.size_bytes / MB:.1f} of {queue.capacity_bytes / MB:.1f} MB",
         f"{queue.enqueued} in, {queue.dequeued} out",

@@ -84,8 +84,8 @@ class Server:
         info = TaskInfo(secrets.token_hex(8), self._job, self._task, tasks)
         session_s = self._config.session_s
         resources = Resources(np.random.default_rng, session_s=session_s, bytes_required=True, on_lost=_log_loss)
-        lost_s, memory = self._config.lost_s, (self._allocate, self._memory_bytes)
-        self._broker = Broker(resources, info, lost_s, session_s, _make_page, *memory)
+        lost_s = self._config.lost_s
+        self._broker = Broker(resources, info, lost_s, session_s, _make_page, self._allocate, self._memory_bytes)
         self._service = StepService(
             info, self._config, self._credentials, OpLibrary(ops), self._broker, resources, self._send
         )

@@ -61,8 +61,8 @@ class ServerStats:
 
     Attributes:
         task: Its name, such as "/job:ps/task:0"; empty for an embedded session.
-        memory_bytes: Shared memory between it and its clients on the same host, free places included, counted once; 0
-            where none is shared.
+        memory_bytes: Shared memory between it and its clients on the same host, free places included, counted once,
+            with what clients that are gone have left in use; 0 where none is shared.
         queues: By container and name; those private to sessions too.
         missing: Why the task could not be asked; empty where it was.
     """

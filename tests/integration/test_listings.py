@@ -170,7 +170,7 @@ def test_a_list_that_nobody_takes(folder: Path, serve_task: Callable[[str], Prog
         os.close(writer)
     assert ended.returncode == 1
     assert ended.stderr == (
-        "" if out == "closed" else "aioflow: standard output cannot be written: No space left on device\n"
+        "" if out == "closed" else "aioflow: cannot write: No space left on device; free some and try again\n"
     )
     for server in servers:
         assert server.end_by(signal.SIGTERM)[0] == 0, server.output

@@ -177,10 +177,6 @@ class End:
             self.flush()
         return memory
 
-    def memories(self) -> dict[int, int]:
-        """Return the sizes of the memory that was made here for the other side, by inode."""
-        return self._segments.memories()
-
     def flush(self) -> None:
         """Write what the other side takes; the rest when it takes more."""
         if not self._outbox.flush():

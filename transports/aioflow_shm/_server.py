@@ -60,7 +60,7 @@ class Server:
         self._make_segments = make_segments
         self._task_group = task_group
         self._numbers = count(1)
-        self._ends: set[End] = set()
+        self._segments: dict[End, Segments] = {}
         self._mapped: WeakSet[Mapping] = WeakSet()
         self._turns = Turns()
         self._generation = current_generation()
@@ -78,8 +78,8 @@ class Server:
     def memory_bytes(self) -> int:
         """Bytes of memory shared with clients, counted once; also what those that are gone have left in use."""
         memories = {mapping.inode: len(mapping.memory) for mapping in self._mapped}
-        for end in self._ends:
-            memories.update(end.memories())
+        for segments in self._segments.values():
+            memories.update(segments.memories())
         return sum(memories.values())
 
     async def run(self) -> None:
@@ -99,7 +99,7 @@ class Server:
         self._watch.stop()
         try:
             async with anyio.create_task_group() as tasks:
-                for end in tuple(self._ends):
+                for end in tuple(self._segments):
                     tasks.start_soon(end.aclose)
         finally:
             with anyio.CancelScope(shield=True):
@@ -124,8 +124,9 @@ class Server:
                 accepted.close()
                 logger.info("%s was not accepted: %s", name, error)
                 continue
-            end = End(name, accepted, self._turns, self._make_segments(name), None, self._accept, self._mapped)
-            self._ends.add(end)
+            segments = self._make_segments(name)
+            end = End(name, accepted, self._turns, segments, None, self._accept, self._mapped)
+            self._segments[end] = segments
             self._task_group.start_soon(self._run_end, end, name=f"aioflow {name}")
 
     async def _accept_later(self) -> None:
@@ -137,4 +138,4 @@ class Server:
         try:
             await end.run()
         finally:
-            self._ends.discard(end)
+            del self._segments[end]
