@@ -20,16 +20,26 @@ class Delivery:
 
     Attributes:
         rows: The rows.
-        ahead: Whether it counts as in the queue: it answered a request ahead.
+        own: How many rows, from the beginning, a get has taken; those behind went ahead, and count as in the queue.
         acknowledged: How many rows, from the beginning, were handed over.
         recalled: Whether it was asked back.
     """
 
     rows: Rows
-    ahead: bool
+    own: int
     acknowledged: int = 0
     recalled: bool = False
     _bytes_before: list[int] | None = None
+
+    @property
+    def ahead(self) -> int:
+        """How many rows count as in the queue."""
+        return self.rows.count - max(self.own, self.acknowledged)
+
+    @property
+    def ahead_bytes(self) -> int:
+        """Their payload bytes."""
+        return self.rows.nbytes - self.bytes_before(max(self.own, self.acknowledged))
 
     def bytes_before(self, row: int) -> int:
         """Payload bytes of the first `row` rows; added up once, for what is handed over row by row."""
@@ -60,13 +70,12 @@ class Deliveries:
         """Return one; None if it has ended."""
         return self._open.get(ticket)
 
-    def add(self, ticket: Ticket, rows: Rows, *, ahead: bool) -> None:
-        """Open one."""
-        self._open[ticket] = Delivery(rows, ahead)
+    def add(self, ticket: Ticket, rows: Rows, own: int) -> None:
+        """Open one, of whose rows so many, from the beginning, did not go ahead."""
+        delivery = self._open[ticket] = Delivery(rows, own)
         self.count += rows.count
-        if ahead:
-            self.ahead += rows.count
-            self.ahead_bytes += rows.nbytes
+        self.ahead += delivery.ahead
+        self.ahead_bytes += delivery.ahead_bytes
 
     def acknowledge(self, ticket: Ticket, rows: int | None = None) -> int:
         """Take out the first `rows` rows of one, or all; return how many of them were still in."""
@@ -80,9 +89,10 @@ class Deliveries:
             del self._open[ticket]
         delivery.acknowledged = after
         self.count -= after - before
-        if delivery.ahead:
-            self.ahead -= after - before
-            self.ahead_bytes -= delivery.bytes_before(after) - delivery.bytes_before(before)
+        first = max(before, delivery.own)
+        if after > first:
+            self.ahead -= after - first
+            self.ahead_bytes -= delivery.bytes_before(after) - delivery.bytes_before(first)
         return after - before
 
     def end(self, ticket: Ticket) -> Rows | None:
@@ -99,9 +109,9 @@ class Deliveries:
         delivery = self._open.get(ticket)
         if delivery is None or not delivery.ahead:
             return False
-        delivery.ahead = False
-        self.ahead -= delivery.rows.count - delivery.acknowledged
-        self.ahead_bytes -= delivery.rows.nbytes - delivery.bytes_before(delivery.acknowledged)
+        self.ahead -= delivery.ahead
+        self.ahead_bytes -= delivery.ahead_bytes
+        delivery.own = delivery.rows.count
         return True
 
     def clear(self) -> None:

@@ -13,7 +13,8 @@ Theory of operation (TensorFlow's QueueBase, seen from outside): every operation
 could be served at once; then the lists are flushed in turn until neither makes progress. An `enqueue_many` and a
 `dequeue_many` move as many rows as fit and stay at the head with their progress. What a completed get took is kept
 until it is acknowledged or restored. A request ahead is no get: it is served while no get waits, what it holds counts
-as in the queue until it is acknowledged, row by row, or whoever has it is lost; it is recalled when a get waits.
+as in the queue until it is acknowledged, row by row, or whoever has it is lost; it is recalled when a get waits. One
+that is promoted is a get of one run, and brings what is there beyond it as a request does.
 """
 
 from __future__ import annotations
@@ -138,13 +139,13 @@ class QueueMachine:
             self._gets[ticket] = Get(ticket, count, up_to)
             self._flush()
         else:
-            self._complete_get(ticket, Rows(), ahead=False)
+            self._complete_get(ticket, Rows(), 0)
         return ticket
 
     def ask(self, count: int, runs: int = 1, owner: str = "") -> Ticket:
         """Request ahead `count` rows or, where there are more, up to `runs` times as many, and a multiple of `count`.
 
-        `promote` makes it a get of one run: of up to `count`. Several owners share what is there.
+        `promote` makes it a get of up to `count`; what else is there then comes with it, ahead. Several owners share.
         """
         self.definition.check_batch(count, str(self))
         ticket = self.issue_ticket()
@@ -166,9 +167,8 @@ class QueueMachine:
             self._puts[ticket] = Put(ticket, None)
         else:
             self._closed = True
-            waiting = list(self._puts.values())
-            self._puts.clear()
-            for put in waiting:
+            while self._puts:
+                _, put = self._puts.popitem(last=False)
                 self._fail_put(put, OperationCancelled(f"{self} was closed with cancel_pending_enqueues=True"))
             self._effects.append(Completed(ticket))
         self._flush()
@@ -194,13 +194,12 @@ class QueueMachine:
 
         A number that is not above an earlier one changes nothing. The rest can still be acknowledged, or restored.
         """
-        delivery = self._delivered.find(ticket)
-        if delivery is not None:
-            count = self._delivered.acknowledge(ticket, rows)
-            self._dequeued += count
-            # It makes room only where it was ahead; but who waited for it to come back has to learn that it does not.
-            if count and (delivery.ahead or self._closed or self._puts):
-                self._flush()
+        ahead = self._delivered.ahead
+        count = self._delivered.acknowledge(ticket, rows)
+        self._dequeued += count
+        # It makes room only where it was ahead; but who waited for it to come back has to learn that it does not.
+        if count and (self._delivered.ahead < ahead or self._closed or self._puts):
+            self._flush()
 
     def forgo(self, ticket: Ticket) -> None:
         """Give others the room of what went ahead to who was lost; it may still be acknowledged or restored."""
@@ -220,8 +219,7 @@ class QueueMachine:
     def abort(self, error: AioflowError) -> None:
         """Fail whatever waits and drop what is held: the queue is deleted."""
         self._closed = True
-        for ticket in [*self._puts, *self._gets, *self._asks]:
-            self._effects.append(Failed(ticket, error))
+        self._effects += [Failed(ticket, error) for ticket in [*self._puts, *self._gets, *self._asks]]
         for waiting in (self._puts, self._gets, self._asks, self._delivered):
             waiting.clear()
         self._order.pop(len(self._order))
@@ -282,7 +280,7 @@ class QueueMachine:
             if get.taken.count < get.count and not self._end_get(get):
                 return progress
             if self._gets.pop(get.ticket, None):
-                self._complete_get(get.ticket, get.taken, ahead=False)
+                self._complete_get(get.ticket, get.taken, min(get.count, get.taken.count))
             progress = True
         return progress
 
@@ -291,6 +289,8 @@ class QueueMachine:
         count = min(get.count - get.taken.count, self._available())
         if count < 1 or (self._atomic and count < get.count and not (self._closed and get.up_to)):
             return False
+        if count == get.count and get.runs > 1 and len(self._gets) == 1 and not self._closed:
+            count *= self._runs(get)
         rows = self._order.pop(count)
         self._size_bytes -= rows.nbytes
         get.taken.extend(rows)
@@ -345,17 +345,20 @@ class QueueMachine:
     def _serve_asks(self) -> None:
         while self._asks and not self._gets and not self._closed:
             get = next(iter(self._asks.values()))
-            runs = self._available() // get.count
-            if runs < 1:
+            if self._available() < get.count:
                 return
-            # Who asks for many runs leaves their share to the others that wait.
-            runs = min(get.runs, max(1, runs // len({ask.owner for ask in self._asks.values()})))
-            if runs * get.count * self._size_bytes > COPY_BYTES_MAX * len(self._order):  # by the mean of what is held
-                runs = max(1, self._order.together(runs * get.count) // get.count)
-            del self._asks[get.ticket]
-            rows = self._order.pop(runs * get.count)
+            rows = self._order.pop(get.count * self._runs(get))
             self._size_bytes -= rows.nbytes
-            self._complete_get(get.ticket, rows, ahead=True)
+            del self._asks[get.ticket]
+            self._complete_get(get.ticket, rows, 0)
+
+    def _runs(self, get: Get) -> int:
+        """How many runs a request brings, of which there is one; who asks for many leaves their share to others."""
+        owners = {get.owner, *(ask.owner for ask in self._asks.values())}
+        runs = min(get.runs, max(1, self._available() // get.count // len(owners)))
+        if runs * get.count * self._size_bytes > COPY_BYTES_MAX * len(self._order):  # by the mean of what is held
+            runs = max(1, self._order.together(runs * get.count) // get.count)
+        return runs
 
     def _recall(self) -> None:
         """Ask for what was sent ahead while the head get misses something."""
@@ -375,12 +378,11 @@ class QueueMachine:
         return len(self._order) - (0 if self._closed else self.definition.min_after_dequeue)
 
     def _holds_partial(self) -> bool:
-        get = next(iter(self._gets.values()), None)
-        return get is not None and get.taken.count > 0
+        return any(get.taken.count for get in itertools.islice(self._gets.values(), 1))
 
-    def _complete_get(self, ticket: Ticket, rows: Rows, *, ahead: bool) -> None:
+    def _complete_get(self, ticket: Ticket, rows: Rows, own: int) -> None:
         if rows.count:
-            self._delivered.add(ticket, rows, ahead=ahead)
+            self._delivered.add(ticket, rows, own)
         self._effects.append(Completed(ticket, rows))
 
     def _return_partial(self, get: Get) -> None:

@@ -77,8 +77,12 @@ class _Get:
 @dataclass(slots=True, eq=False)
 class _Received:
     items: list[_Item]
-    ahead: bool
+    own: int  # of all that came; what came behind went ahead
     acknowledged: int = 0
+
+    @property
+    def ahead(self) -> list[_Item]:
+        return self.items[max(0, self.own - self.acknowledged) :]
 
 
 class QueueModel:
@@ -118,12 +122,12 @@ class QueueModel:
     @property
     def size(self) -> int:
         """Elements inside and those sent ahead; not what a waiting get has taken."""
-        return len(self._inside) + sum(len(received.items) for received in self._received.values() if received.ahead)
+        return len(self._inside) + sum(len(received.ahead) for received in self._received.values())
 
     @property
     def size_bytes(self) -> int:
         """Their bytes."""
-        ahead = [item for received in self._received.values() if received.ahead for item in received.items]
+        ahead = [item for received in self._received.values() for item in received.ahead]
         return sum(item.element.nbytes for item in [*self._inside, *ahead])
 
     @property
@@ -284,7 +288,7 @@ class QueueModel:
         while self._gets:
             head = self._gets[0]
             progress |= self._take(head)
-            if len(head.taken) == head.count:
+            if len(head.taken) >= head.count:
                 self._end_get()
             elif not self.is_closed:
                 return progress
@@ -304,19 +308,21 @@ class QueueModel:
     def _take(self, get: _Get) -> bool:
         if self.kind == "PriorityQueue" and self._free() < get.count:
             return False  # a batch is sorted: all at once or nothing
-        progress = False
-        while len(get.taken) < get.count and self._free() > 0:
+        wanted, progress = get.count, False
+        if not get.taken and self._gets == [get] and not self.is_closed and self._free() >= get.count:
+            wanted *= self._runs(get)
+        while len(get.taken) < wanted and self._free() > 0:
             get.taken.append(self._take_next())
             progress = True
         return progress
 
     def _end_get(self) -> None:
         get = self._gets.pop(0)
-        self._receive(get, get.taken, ahead=False)
+        self._receive(get, get.taken, min(get.count, len(get.taken)))
 
-    def _receive(self, get: _Get, items: list[_Item], *, ahead: bool) -> None:
+    def _receive(self, get: _Get, items: list[_Item], own: int) -> None:
         self._outcomes[get.ticket] = ModelOutcome(tuple(item.element.value for item in items))
-        self._received[get.ticket] = _Received(items, ahead)
+        self._received[get.ticket] = _Received(items, own)
 
     def _fail_hopeless_put(self) -> bool:
         """Bytes alone keep the head put out, the reserve keeps every get out, and nothing can come back."""
@@ -335,10 +341,14 @@ class QueueModel:
     def _serve_asks(self) -> None:
         """No get attempts: only while no get waits, and never after the close."""
         while self._asks and not self._gets and not self.is_closed and self._free() >= self._asks[0].count:
-            shares = self._free() // self._asks[0].count // len({ask.owner for ask in self._asks})
-            ask = self._asks.pop(0)
-            count = ask.count * min(ask.runs, max(1, shares))
-            self._receive(ask, [self._take_next() for _ in range(count)], ahead=True)
+            ask = self._asks[0]
+            items = [self._take_next() for _ in range(ask.count * self._runs(ask))]
+            self._asks.remove(ask)
+            self._receive(ask, items, 0)
+
+    def _runs(self, get: _Get) -> int:
+        shares = self._free() // get.count // len({get.owner, *(ask.owner for ask in self._asks)})
+        return min(get.runs, max(1, shares))
 
     def _recall(self) -> None:
         """A get waits though the size, which counts what is ahead, is not 0: call back what it misses."""

@@ -334,12 +334,72 @@ def test_a_request_for_runs_brings_no_large_rows_of_several_puts(make: Make) -> 
 
 
 def test_a_promoted_request_for_runs(make: Make) -> None:
-    """semantics 0.4: a request that is promoted is a get of one run."""
+    """semantics 0.4: a request that is promoted is a get of one run, and brings what is there beyond it, ahead."""
     queue = make()
     ask = queue.ask(2, runs=3)
     queue.promote(ask)
-    queue.put(1, 2, 3, 4)
-    assert queue.results[ask] == [1, 2]
+    queue.put(1, 2, 3, 4, 5)
+    assert queue.results[ask] == [1, 2, 3, 4]
+    stats = queue.machine.stats()
+    assert (stats.ahead, stats.unacknowledged, stats.size) == (2, 2, 3)
+    queue.acknowledge(ask, 1)
+    assert queue.machine.stats().ahead == 2
+    queue.acknowledge(ask, 3)
+    assert (queue.machine.stats().ahead, queue.size) == (1, 2)
+    queue.restore(ask)
+    assert queue.take(2) == [4, 5]
+
+
+def test_what_a_promoted_request_brings_beyond_its_run_is_recalled(make: Make) -> None:
+    """semantics 0.4: a get that waits has it back, as anything that went ahead."""
+    queue = make()
+    ask = queue.ask(1, runs=3)
+    queue.promote(ask)
+    queue.put(1, 2, 3)
+    get = queue.get(1)
+    assert queue.recalled == [ask]
+    queue.acknowledge(ask, 1)
+    queue.restore(ask)
+    assert queue.results[get] == [2]
+
+
+def test_a_promoted_request_brings_one_run_where_others_wait(make: Make) -> None:
+    """semantics 0.4: nothing goes ahead while a get waits, after the close, or of what others have asked for."""
+    queue = make()
+    ask = queue.ask(1, runs=3)
+    queue.promote(ask)
+    get = queue.get(1)
+    queue.put(1, 2, 3)
+    assert (queue.results[ask], queue.results[get]) == ([1], [2])
+
+    asks = [queue.ask(2, runs=3, owner=owner) for owner in "ab"]
+    queue.promote(asks[0])
+    queue.put(4, 5, 6)
+    assert [queue.results[ask] for ask in asks] == [[3, 4], [5, 6]]
+
+    ask = queue.ask(2, runs=3)
+    queue.promote(ask)
+    queue.put(7)
+    queue.put(8, 9, 10)  # what it has taken of another put would have to be copied
+    assert queue.results[ask] == [7, 8]
+    queue.close()
+    last = queue.ask(1, runs=3)
+    queue.promote(last)
+    assert queue.results[last] == [9]
+
+
+def test_a_promoted_request_forgoes_what_it_brings_ahead(make: Make) -> None:
+    """The room of what went ahead is given to others when who has it is lost; the run was nobody's before."""
+    queue = make(capacity=3)
+    ask = queue.ask(1, runs=2)
+    queue.promote(ask)
+    queue.put(1, 2, 3)
+    put = queue.put(4, 5)
+    assert queue.waits(put)
+    queue.machine.forgo(ask)
+    queue.acknowledge(ask, 0)
+    assert queue.results[put] is None
+    assert queue.machine.stats().unacknowledged == 2
 
 
 def test_what_is_handed_over_in_part_makes_room_in_part(make: Make) -> None:
