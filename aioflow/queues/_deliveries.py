@@ -43,11 +43,14 @@ class Delivery:
 
     def bytes_before(self, row: int) -> int:
         """Payload bytes of the first `row` rows; added up once, for what is handed over row by row."""
-        if row == self.rows.count:
-            return self.rows.nbytes
-        if row and self._bytes_before is None:
+        if not row or row == self.rows.count:
+            return self.rows.nbytes if row else 0
+        segment = self.rows.parts[0].segment
+        if len(self.rows.parts) == 1 and isinstance(segment.row_bytes, int):
+            return row * segment.row_bytes
+        if self._bytes_before is None:
             self._bytes_before = self.rows.bytes_before()
-        return self._bytes_before[row] if row and self._bytes_before else 0
+        return self._bytes_before[row]
 
 
 class Deliveries:
