@@ -43,7 +43,7 @@ TRACEBACK_CHARS = 8192
 
 # Who iterates and notes receipts acknowledges a part of what a request has brought no more often than this, and the
 # rest with what it asks for next: each message costs about 0.1 ms on either side.
-ACKNOWLEDGE_EVERY_S = 0.004
+ACKNOWLEDGE_EVERY_S = 0.01
 
 
 class RemoteHost:
