@@ -12,9 +12,9 @@ Rules, which every property test checks after every event:
 Theory of operation (TensorFlow's QueueBase, seen from outside): every operation is appended to its list, also one that
 could be served at once; then the lists are flushed in turn until neither makes progress. An `enqueue_many` and a
 `dequeue_many` move as many rows as fit and stay at the head with their progress. What a completed get took is kept
-until it is acknowledged or restored. A request ahead is no get: it is served while no get waits, what it holds counts
-as in the queue until it is acknowledged, row by row, or whoever has it is lost; it is recalled when a get waits. One
-that is promoted is a get of one run, and brings what is there beyond it as a request does.
+until it is acknowledged or restored. A request ahead, or what a promoted one brings beyond the run that it gets, is no
+get: it is served while no get waits, counts as in the queue until it is acknowledged, row by row, or whoever has it is
+lost, and is recalled when a get waits.
 """
 
 from __future__ import annotations
@@ -238,9 +238,8 @@ class QueueMachine:
         while self._puts:
             put = next(iter(self._puts.values()))
             if self._closed:
-                verb = "closed" if put.segment else "already closed"
                 del self._puts[put.ticket]
-                self._fail_put(put, QueueClosed(f"{self} is {verb}"))
+                self._fail_put(put, QueueClosed(f"{self} is {'closed' if put.segment else 'already closed'}"))
             elif put.segment is None:
                 self._closed = True
                 del self._puts[put.ticket]
@@ -326,10 +325,9 @@ class QueueMachine:
 
     def _fail_stuck_put(self) -> bool:
         """Fail a put for which bytes alone leave no room, while the reserve keeps every get from making some."""
-        put = next(iter(self._puts.values()), None)
+        put, get = next(iter(self._puts.values()), None), next(iter(self._gets.values()), None)
         if put is None or put.segment is None or self._closed or self._delivered:
             return False
-        get = next(iter(self._gets.values()), None)
         reserve = get.count if get is not None and self._atomic else self.definition.min_after_dequeue + 1
         has_room = self.definition.capacity == UNBOUNDED or len(self) < self.definition.capacity
         if reserve == 1 or not has_room or len(self._order) >= reserve:
