@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import numpy as np
 
-from aioflow.client._values import check_batch, check_count, elements_of, reader
+from aioflow.client._values import check_batch, check_count, reader, values_of
 from aioflow.errors import AioflowError, EndOfQueue, SpecMismatch
 from aioflow.names import DeviceName
 from aioflow.runtime import CopyAhead, begin_call, complete_get, complete_request, current_turn, give_turn
@@ -93,7 +93,7 @@ class Batches:
         self._varies = False
         self._host: Host | None = None
         self._quick_host: Host | None = None  # the same, where steps may do without a wait
-        self._read: Callable[[tuple[Column, ...]], list[Any]] | None = None  # where single elements have one size
+        self._read: Callable[[tuple[Column, ...]], list[Any]] | None = None  # where elements have one size
         self._requests: deque[Request] = deque()
         self._stepping: Request | None = None
         self._recall_rest = False
@@ -145,7 +145,7 @@ class Batches:
         """Hand over the next rows of the first request, and ask for more when it has no others."""
         columns: tuple[Dense, ...] = ()
         if self._read is not None:
-            value = request.take_element(self._read)
+            value = request.take_as(self._n, self._read)
         else:
             columns = request.take(self._n)
             value = self._to_user(columns)
@@ -204,8 +204,8 @@ class Batches:
             await self._begin_copies(self._device)
         on_device = self._ahead is not None
         self._varies = self._prefetch > 0 and not on_device and _is_sized_up_anew(definition)
-        if self._single and definition.element.nbytes is not None:
-            self._read = partial(elements_of, element=definition.element)
+        if definition.element.nbytes is not None and not (on_device or self._copy):
+            self._read = partial(values_of, element=definition.element, count=0 if self._single else self._n)
         self._to_user = reader(definition.element, single=self._single, copy=self._copy, on_device=on_device)
         self._quick_host = None if on_device else host
         self._host = host

@@ -83,13 +83,16 @@ class Block:
         self.count = row + 1
         return True
 
-    def add_many(self, value: Any) -> int:
-        """Copy in rows whose columns have exactly the dtypes and shapes, if there is room; return how many."""
+    def add_many(self, value: Any, rows_max: int) -> int:
+        """Copy in at most so many rows, for which there is room; return how many.
+
+        None where there are more, or where the columns do not have exactly the dtypes and shapes.
+        """
         row, columns = self.count, self._columns or self._allocate()
         if type(value) is not tuple or self._is_named or len(value) != len(columns):
             return 0
         rows = len(value[0]) if type(value[0]) is np.ndarray and value[0].ndim else 0
-        if not 0 < rows <= self.room - row:
+        if not 0 < rows <= rows_max:
             return 0
         for column, (dtype, shape, _) in zip(value, self._fits, strict=True):
             if type(column) is not np.ndarray or column.dtype is not dtype or column.shape != (rows, *shape):

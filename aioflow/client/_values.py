@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aioflow.queues import QueueDefinition
     from aioflow.specs import Column, Dense, TensorSpec
 
-__all__ = ["check_batch", "check_count", "convert_feed", "elements_of", "reader", "to_user"]
+__all__ = ["check_batch", "check_count", "convert_feed", "reader", "to_user", "values_of"]
 
 # TensorFlow's numbers of elements are int32.
 COUNT_MAX = 2**31 - 1
@@ -42,9 +42,9 @@ def reader(
     return lambda columns: tuple(map(read, columns, dtypes))
 
 
-def elements_of(columns: tuple[Column, ...], element: ElementSpec) -> list[Any]:
-    """Return the rows of columns as elements, for those that have one size."""
-    parts = [_list_rows(column) for column in columns]
+def values_of(columns: tuple[Column, ...], element: ElementSpec, count: int) -> list[Any]:
+    """Return rows that have one size as batches of `count` rows or, where that is 0, as single elements."""
+    parts = [_list_rows(column, count) for column in columns]
     if len(parts) == 1 and element.names is None:
         return parts[0]
     rows = zip(*parts, strict=True)
@@ -105,11 +105,11 @@ def _read_row(column: Dense, dtype: str) -> Any:
     return value
 
 
-def _list_rows(column: Column) -> list[Any]:
+def _list_rows(column: Column, count: int) -> list[Any]:
     assert isinstance(column, np.ndarray), "rows of one size are in an array"
     rows = column.view()
-    rows.flags.writeable = False  # and so is each row
-    return list(rows)
+    rows.flags.writeable = False  # and so is each part of it
+    return [rows[start : start + count] for start in range(0, len(rows), count)] if count else list(rows)
 
 
 def _read_on_device(column: Any, dtype: str) -> Any:

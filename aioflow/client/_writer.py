@@ -58,8 +58,7 @@ class Writer:
         self._bytes = 0
         # Of the block's rows, how many may be written without a look at all the rest, and how many could when it was
         # looked last: nothing goes before there are as many. Those that were written are counted by `_settle`.
-        self._free = 0
-        self._granted = 0
+        self._free = self._granted = 0
         self._granted_bytes = 0  # in the block when it was looked last
         # What went of a group before it was full. The rest of it is the next one: a consumer of the same size finds its
         # batches together again, and not each in two groups for as long as the producer runs.
@@ -147,8 +146,13 @@ class Writer:
             await begin_call()
             await give_turn()
         block = self._block
-        if type(block) is Block and self._error is None and self._may_buffer() and (rows := block.add_many(columns)):
+        if type(block) is not Block:
+            await self._write(columns, many=True)
+        elif self._free and (rows := block.add_many(columns, self._free)):
+            self._free -= rows
+        elif self._error is None and self._may_buffer() and (rows := block.add_many(columns, block.room - block.count)):
             self._count(rows, rows * block.row_bytes)
+            self._grant()
         else:
             await self._write(columns, many=True)
 
@@ -206,10 +210,13 @@ class Writer:
     def _may_buffer(self) -> bool:
         """Whether what is buffered may grow: not if no group is under way and it may go, or if it is full."""
         self._settle()
-        calls = self._calls
         if self._has_failed():
             return False
-        return not (self._is_ripe() if not calls or calls[0][0].waiter.is_set else self._is_full())
+        return not (self._is_full() if self._is_under_way() else self._is_ripe())
+
+    def _is_under_way(self) -> bool:
+        """Whether a group is on its way; its end has the next write look at all again."""
+        return bool(self._calls) and not self._calls[0][0].waiter.is_set
 
     def _add(self, block: Block | RaggedBlock, element: Any) -> bool:
         """Copy an element to the block and count it; say whether it fits there."""
@@ -228,7 +235,7 @@ class Writer:
         """Let rows be written as long as nothing could go and the block has room; the last one is looked at."""
         block = self._block
         if block is not None and not self._free and self._is_late:  # else nobody would send them
-            rows = self._batch - self._gone_rows - self._rows
+            rows = (self._rows_max if self._is_under_way() else self._batch) - self._gone_rows - self._rows
             nbytes = self._batch_bytes - self._gone_bytes - self._bytes
             self._free = self._granted = max(0, block.rows_within(rows, max(0, nbytes)) - 1)
             self._granted_bytes = block.nbytes

@@ -23,12 +23,12 @@ class RemoteCall:
 
     __slots__ = (
         "_columns",
-        "_elements",
         "_host",
         "_quick_rows",
         "_quick_turn",
         "_rows",
         "_taken",
+        "_values",
         "_waiter",
         "id",
         "is_get",
@@ -41,7 +41,7 @@ class RemoteCall:
         self.on_recall = on_recall
         self._waiter: Waiter[Any] = Waiter()
         self._columns: tuple[Column, ...] = ()
-        self._elements: list[Any] = []  # of the rows, once one was handed over as such
+        self._values: list[Any] = []  # of all rows, once some were handed over as such
         self._rows = 0
         self._taken = 0
         # How many rows may be handed over without a look at the session, and in which turn; the last is not among them.
@@ -65,7 +65,7 @@ class RemoteCall:
 
     def answer(self, value: Any) -> None:
         if self.is_get:
-            self._columns, self._elements, self._taken = value, [], 0
+            self._columns, self._values, self._taken = value, [], 0
             self._rows = value[0].shape[0]
         self._waiter.resolve(value)
 
@@ -76,7 +76,7 @@ class RemoteCall:
 
     def void(self) -> None:
         """Let go of rows that have come: they are the server's again."""
-        self._columns, self._elements, self._rows, self._taken, self._quick_rows = (), [], 0, 0, 0
+        self._columns, self._values, self._rows, self._taken, self._quick_rows = (), [], 0, 0, 0
         if self._waiter.is_set:
             self._waiter = Waiter()
 
@@ -98,13 +98,12 @@ class RemoteCall:
         self._take(count)
         return columns
 
-    def take_element(self, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
+    def take_as(self, count: int, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
         self._host.check()
-        if not self._elements:
-            self._elements = read(self._columns)
-        element = self._elements[self._taken]
-        self._take(1)
-        return element
+        self._values = self._values or read(self._columns)
+        value = self._values[self._taken // count]
+        self._take(count)
+        return value
 
     def _take(self, count: int) -> None:
         self._taken += count
@@ -121,15 +120,15 @@ class RemoteCall:
         if read is None:
             value: Any = pad_columns(_rows(self._columns, start, stop))
         else:
-            self._elements = self._elements or read(self._columns)
-            value = self._elements[start]
+            self._values = self._values or read(self._columns)
+            value = self._values[start // count]
         self._taken = stop
         self._quick_rows -= count
         self._host.acknowledge_quickly(self.id, stop)
         return value
 
     def withdraw(self) -> None:
-        self._columns, self._elements, self._rows, self._taken, self._quick_rows = (), [], 0, 0, 0
+        self._columns, self._values, self._rows, self._taken, self._quick_rows = (), [], 0, 0, 0
         self._host.withdraw(self)
 
     def promote(self) -> None:

@@ -96,11 +96,12 @@ class Request(Call, Protocol):
         """
         ...
 
-    def take_element(self, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
-        """Hand over the next row as an element, of at least one that is left; the last ends the request.
+    def take_as(self, count: int, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
+        """Hand over the next `count` rows, at most `rows_left`, as one value; the last ones end the request.
 
         Args:
-            read: Makes the elements of all rows of the request, once.
+            count: Always the same of one request.
+            read: Makes values of all rows of the request, once: of `count` rows each.
 
         Raises:
             AioflowError: The session is over: what was not handed over is the queue's again.
@@ -108,7 +109,7 @@ class Request(Call, Protocol):
         ...
 
     def take_quickly(self, turn: float, count: int, read: Callable[[tuple[Column, ...]], list[Any]] | None) -> Any:
-        """Do as `take`, or with `read` as `take_element`, where the last one of these looked at all in the same turn.
+        """Do as `take`, or with `read` as `take_as`, where the last one of these looked at all in the same turn.
 
         Returns:
             None where it did not, and for what would be the last rows.

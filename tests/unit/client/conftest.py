@@ -95,10 +95,10 @@ class FakeCall:
         self._host.log.append(f"take {column.tolist()} of {self.what}")
         return (column,)
 
-    def take_element(self, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
-        """Note it, and hand over a row."""
-        [element] = read(self.take(1))
-        return element
+    def take_as(self, count: int, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
+        """Note it, and hand over rows as one value."""
+        [value] = read(self.take(count))
+        return value
 
     def take_quickly(self, turn: float, count: int, read: Any) -> None:
         """Have a full look taken."""

@@ -66,15 +66,15 @@ class AheadRequest:
         self._host.perform(self._queue)
         return columns
 
-    def take_element(self, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
-        [element] = read(self.take(1))
-        return element
+    def take_as(self, count: int, read: Callable[[tuple[Column, ...]], list[Any]]) -> Any:
+        [value] = read(self.take(count))
+        return value
 
     def take_quickly(self, turn: float, count: int, read: Any) -> Any:
         assert turn
         if self.rows_left <= count:
             return None
-        return self.take(count) if read is None else self.take_element(read)
+        return self.take(count) if read is None else self.take_as(count, read)
 
     def promote(self) -> None:
         self._queue.machine.promote(self.ticket)

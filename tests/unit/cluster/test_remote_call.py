@@ -71,8 +71,29 @@ def test_rows_after_a_look_are_handed_over_quickly_but_for_the_last() -> None:
     assert call.take_quickly(turn, 1, _read) == 4
     assert _quick(call, turn=turn) is None
     assert host.log == [("quickly", 4), ("quickly", 5)]
-    assert call.take_element(_read) == 5
+    assert call.take_as(1, _read) == 5
     assert host.log[-1] == ("all", 6)
+
+
+def test_rows_are_handed_over_as_values_that_are_made_once() -> None:
+    """All batches of a request are cut at its first one, also where that was handed over as rows."""
+    host = Host()
+    call = _call(host, 8)
+    made = []
+
+    def read(columns: tuple[Any, ...]) -> list[list[int]]:
+        made.append(columns)
+        return [columns[0][start : start + 2].tolist() for start in range(0, len(columns[0]), 2)]
+
+    begin_turn()
+    turn = current_turn()
+    call.take(2)
+    assert call.take_as(2, read) == [2, 3]
+    assert call.take_quickly(turn, 2, read) == [4, 5]
+    assert call.take_quickly(turn, 2, read) is None
+    assert call.take_as(2, read) == [6, 7]
+    assert len(made) == 1
+    assert host.log[-1] == ("all", 8)
 
 
 @pytest.mark.parametrize(
