@@ -126,7 +126,9 @@ class Batches:
             EndOfQueue: So it is, and a producer was lost or failed: the data may be short.
         """
         requests, host = self._requests, self._quick_host
-        if not (turn := current_turn()):
+        turn = current_turn()
+        # A step that waits gives a turn by that: so what was asked for last goes in one message with its promotion.
+        if not turn and not (requests and not requests[0].rows_left):
             await begin_call()
             await give_turn()
         if host is not None and requests:
