@@ -97,12 +97,12 @@ class Workload:
     def small(self) -> Workload:
         """Return the same with a fraction of the elements: to see that everything runs, not how fast."""
         return replace(
-            self, capacity=self.capacity // 16, measured=self.measured // 32, under_way=max(1, self.under_way // 8)
+            self, capacity=self.capacity // 16, measured=self.measured // 96, under_way=max(1, self.under_way // 8)
         )
 
 
 _IMAGES = Workload(
-    "W2", "images one by one, taken in batches of 64", (224, 224, 3), "uint8", 1024, 8_192, batch=64, under_way=4096
+    "W2", "images one by one, taken in batches of 64", (224, 224, 3), "uint8", 1024, 24_576, batch=64, under_way=4096
 )
 
 WORKLOADS = {
@@ -120,12 +120,12 @@ WORKLOADS = {
             (512,),
             "int32",
             1024,
-            65_536,
+            61_440,
             batch=32,
             queue="PaddingFIFOQueue",
         ),
         Workload(
-            "W4", "tensors of 4 MiB one by one, taken one by one", (1024, 1024), "float32", 64, 512, under_way=192
+            "W4", "tensors of 4 MiB one by one, taken one by one", (1024, 1024), "float32", 64, 1_536, under_way=192
         ),
         Workload(
             "W5", "a small element there and back", (16,), "float32", 64, 4_000, there_and_back=True, under_way=64

@@ -55,7 +55,7 @@ def current_turn() -> float:
     """Return a number that no other turn of this thread has, or 0: a call that need not wait is to begin and give one.
 
     Seldom, so that otherwise it does its work as a plain function does. A cancellation that trio holds is met after
-    100 µs at most.
+    200 µs at most.
     """
     return 0.0 if _owed or turns.always or monotonic() >= turns.next else turns.next
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["begin_turn", "every_call_gives_a_turn", "give_turn", "on_asyncio", "turns"]
 
-# A call that need not wait gives other tasks a turn this often: long against a loop turn (3 µs), short for a person.
-YIELD_EVERY_S = 100e-6
+# A call that need not wait gives other tasks a turn this often: long against a loop turn, which takes 10 µs where large
+# rows have swept the caches, and short for a person. At 100 µs a loader of images was slower by a twentieth.
+YIELD_EVERY_S = 200e-6
 
 
 class _Turns(threading.local):
