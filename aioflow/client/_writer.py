@@ -212,11 +212,13 @@ class Writer:
         self._settle()
         if self._has_failed():
             return False
-        return not (self._is_full() if self._is_under_way() else self._is_ripe())
+        self._forget_done()
+        return not (self._is_full() if self._calls else self._is_ripe())
 
-    def _is_under_way(self) -> bool:
-        """Whether a group is on its way; its end has the next write look at all again."""
-        return bool(self._calls) and not self._calls[0][0].waiter.is_set
+    def _forget_done(self) -> None:
+        """Let go of groups that are in, unless a task is about to: one that waits for the first."""
+        while self._calls and self._calls[0][0].waiter.is_set and not (self._has_failed() or self._turn.locked()):
+            self._calls.popleft()
 
     def _add(self, block: Block | RaggedBlock, element: Any) -> bool:
         """Copy an element to the block and count it; say whether it fits there."""
@@ -235,7 +237,7 @@ class Writer:
         """Let rows be written as long as nothing could go and the block has room; the last one is looked at."""
         block = self._block
         if block is not None and not self._free and self._is_late:  # else nobody would send them
-            rows = (self._rows_max if self._is_under_way() else self._batch) - self._gone_rows - self._rows
+            rows = (self._rows_max if self._calls else self._batch) - self._gone_rows - self._rows
             nbytes = self._batch_bytes - self._gone_bytes - self._bytes
             self._free = self._granted = max(0, block.rows_within(rows, max(0, nbytes)) - 1)
             self._granted_bytes = block.nbytes
@@ -270,6 +272,7 @@ class Writer:
 
         So groups are the larger the busier the server is, and where it is not they go at once (Nagle, RFC 896).
         """
+        self._forget_done()
         calls = self._calls
         is_due = self._is_full() and len(calls) < GROUPS_MAX if calls else self._is_ripe()
         if is_due:
@@ -355,17 +358,14 @@ class Writer:
 
     def part_from_parent(self) -> None:
         """Have nothing of what the parent of this forked process has: its rows lie in memory that both see."""
-        self._is_forked = True
-        self._is_open = False
-        self._block = None
+        self._is_forked, self._is_open, self._block = True, False, None
         self._segments.clear()
         self._calls.clear()
         self._free = self._granted = self._rows = self._bytes = 0
 
     def _keep(self, error: BaseException) -> None:
         self._settle()
-        if self._error is None:
-            self._error = error
+        self._error = self._error or error
 
     def _raise_kept(self) -> None:
         if self._error is not None:

@@ -77,6 +77,20 @@ async def test_a_full_group_stays_as_it_is(fake_queue: Any) -> None:
     assert fake_queue.host.log[3:] == ["put [12]"]
 
 
+async def test_a_group_goes_at_once_when_the_one_before_is_in(fake_queue: Any) -> None:
+    """What nobody waited for does not count as under way once it was answered."""
+    with anyio.fail_after(TEST_S):
+        async with fake_queue.writer(batch=2, delay_s=60) as writer:
+            for number in range(3):
+                await writer.write(2 * number)
+                await writer.write(2 * number + 1)
+                assert fake_queue.host.log[number:] == [f"put [{2 * number}, {2 * number + 1}]"]
+                fake_queue.host.calls[number].answer()
+            await writer.write_many([6, 7])
+            assert fake_queue.host.log[3:] == ["put [6, 7]"]
+            fake_queue.host.calls[3].answer()
+
+
 async def test_each_flush_is_told(fake_queue: Any) -> None:
     """Of tasks that flush at once each has its elements in what failed."""
     told: list[str] = []
