@@ -10,6 +10,7 @@ The exit code is the number of checks that failed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def main(arguments: list[str]) -> int:
     commands = {name: list(CHECKS[name]) for name in names}
     if "pytest" in commands:
         commands["pytest"] = [*(MEASURED if coverage else CHECKS["pytest"]), *for_pytest]
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that spin for 0.1 s in each of hundreds of processes
     results: list[tuple[str, int, float]] = []
     in_parts = "pytest" in commands and not for_pytest
     behind: list[Part] = []
