@@ -44,8 +44,9 @@ def _gather_component(rows: Rows, component: int, spec: TensorSpec, allocate: Al
     if len(arrays) < len(columns) or len(shapes) > 1:
         return _in_order(rows, [take_rows(part.segment.columns[component], part.index) for part in rows.parts])
     gathered = empty((rows.count, *(shapes.pop() if shapes else _none(spec))), numpy_dtype(spec.dtype), allocate)
+    is_small = gathered.nbytes < ROW_BYTES_ALONE * rows.count
     for part, array in zip(rows.parts, arrays, strict=True):
-        if isinstance(part.index, slice) or gathered[0].nbytes < ROW_BYTES_ALONE:
+        if is_small or isinstance(part.index, slice):
             gathered[part.places] = array[part.index]
             continue
         for place, row in zip(np.arange(rows.count)[part.places].tolist(), part.index.tolist(), strict=True):

@@ -113,7 +113,10 @@ class Rows:
         self.nbytes += segment.nbytes(index)
 
     def extend(self, other: Rows) -> None:
-        """Append another selection."""
+        """Append another selection, which is not used any more."""
+        if not self.count:
+            self.parts, self.count, self.nbytes = other.parts, other.count, other.nbytes
+            return
         for part in other.parts:
             places = part.places
             shifted = (
