@@ -31,7 +31,8 @@ ROWS = 64  # in a put and in a get
 FILLING_ROWS = 1000
 CAPACITY_BYTES = 1 << 30  # what the most that are held come to, and more
 CHUNKS, CHUNKS_SMALL = 4_000, 160  # in all, however many there are that put, take and hold them
-PAIRS, PAIRS_SMALL = 500, 20
+PAIRS, PAIRS_SMALL = 1_000, 20
+TURNS = 20  # of each queue in turn
 CALLS = 8  # that a client has under way
 STARTS_S = 60.0  # until all clients have attached, or taken everything
 
@@ -57,7 +58,7 @@ def run(rounds: int, *, small: bool) -> tuple[dict[str, Any], list[tuple[str, fl
         share = median(of_one[what, count] / of_one[ONE] for of_one in rates)
         rows.append((f"{count} {what}, x one", share, f"at least {SHARE_MIN:g}", share >= SHARE_MIN))
     for kind in ("FIFOQueue", "RandomShuffleQueue"):
-        costs = {count: asyncio.run(_cost_us(kind, count, pairs)) for count in held}
+        costs = asyncio.run(_costs_us(kind, held, pairs))
         figures[f"{kind}, µs/element by elements held"] = costs
         for count in held[1:]:
             growth = costs[count] / costs[held[0]]
@@ -127,16 +128,22 @@ async def _take(queue: flow.FIFOQueue) -> None:
     await queue.dequeue_many(ROWS)
 
 
-async def _cost_us(kind: str, held: int, pairs: int) -> float:
-    """Return what an element costs that is put into a queue that holds so many, and another taken: the median."""
-    queue = _queue(kind, held + ROWS, "held")
-    took: list[float] = []
+async def _costs_us(kind: str, held: tuple[int, ...], pairs: int) -> dict[int, float]:
+    """Return what an element costs that is put into a queue that holds so many, and another taken: the medians.
+
+    The queues take turns, as what slows the machine for a while is to slow them all.
+    """
+    queues = {count: _queue(kind, count + ROWS, f"held{count}") for count in held}
+    took: dict[int, list[float]] = {count: [] for count in held}
     async with flow.Session(""):  # in this process, so that nothing but the queue counts
-        for _ in range(held // FILLING_ROWS):
-            await queue.enqueue_many(_columns(FILLING_ROWS))
-        for _ in range(pairs):
-            began = time.perf_counter()
-            await queue.enqueue_many(_columns(ROWS))
-            await queue.dequeue_many(ROWS)
-            took.append(time.perf_counter() - began)
-    return median(took) / ROWS * 1e6
+        for count, queue in queues.items():
+            for _ in range(count // FILLING_ROWS):
+                await queue.enqueue_many(_columns(FILLING_ROWS))
+        for _ in range(TURNS):
+            for count, queue in queues.items():
+                for _ in range(pairs // TURNS):
+                    began = time.perf_counter()
+                    await queue.enqueue_many(_columns(ROWS))
+                    await queue.dequeue_many(ROWS)
+                    took[count].append(time.perf_counter() - began)
+    return {count: median(times) / ROWS * 1e6 for count, times in took.items()}
