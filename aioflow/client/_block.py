@@ -86,7 +86,7 @@ class Block:
     def add_many(self, value: Any, rows_max: int) -> int:
         """Copy in at most so many rows, for which there is room; return how many.
 
-        None where there are more, or where the columns do not have exactly the dtypes and shapes.
+        Returns 0, and copies nothing, where there are more, or the columns do not have exactly the dtypes and shapes.
         """
         row, columns = self.count, self._columns or self._allocate()
         if type(value) is not tuple or self._is_named or len(value) != len(columns):
