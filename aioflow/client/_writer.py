@@ -47,28 +47,24 @@ class Writer:
                 f"a writer needs batch, batch_bytes and delay_s above 0, got {(batch, batch_bytes, delay_s)}"
             )
         self._queue = queue
-        self._batch = batch
+        self._batch = self._rows_max = batch
         self._batch_bytes = batch_bytes
-        self._rows_max = batch
         self._delay_s = delay_s
         # What is buffered: segments, and behind them the block, where elements are numbers and the writer is open.
         self._segments: list[Segment] = []
         self._block: Block | RaggedBlock | None = None
-        self._rows = 0
-        self._bytes = 0
+        self._rows = self._bytes = 0
         # Of the block's rows, how many may be written without a look at all the rest, and how many could when it was
         # looked last: nothing goes before there are as many. Those that were written are counted by `_settle`.
         self._free = self._granted = 0
         self._granted_bytes = 0  # in the block when it was looked last
         # What went of a group before it was full. The rest of it is the next one: a consumer of the same size finds its
         # batches together again, and not each in two groups for as long as the producer runs.
-        self._gone_rows = 0
-        self._gone_bytes = 0
+        self._gone_rows = self._gone_bytes = 0
         self._calls: deque[tuple[Call, int]] = deque()
         self._error: BaseException | None = None
         self._refused = 0  # elements of groups that failed, beside `_error`
-        self._is_open = False
-        self._is_forked = False
+        self._is_open = self._is_forked = False
         self._turn = anyio.Lock(fast_acquire=True)
         self._sent_at = -math.inf
         self._is_late = False  # whether what is buffered will be sent by `_send_late`
@@ -315,6 +311,10 @@ class Writer:
                 except AioflowError as error:
                     self._keep(error)
                     self._refused += count
+                finally:
+                    self._settle()
+                    if not call.waiter.is_set:  # the wait has taken the place of who is told
+                        call.waiter.when_set(self._settle)
                 self._calls.popleft()
 
     async def _send_late(self) -> None:

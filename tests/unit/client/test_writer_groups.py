@@ -91,6 +91,28 @@ async def test_a_group_goes_at_once_when_the_one_before_is_in(fake_queue: Any) -
             fake_queue.host.calls[3].answer()
 
 
+@pytest.mark.parametrize("error", [None, QueueClosed("closed")])
+async def test_the_end_of_a_group_that_a_flush_had_waited_for_is_looked_at(fake_queue: Any, error: Any) -> None:
+    """Also after a flush that was given up: the next write sends what is enough, or raises what went wrong."""
+    with anyio.fail_after(TEST_S):
+        async with fake_queue.writer(batch=2, delay_s=60) as writer:
+            for number in range(2):
+                await writer.write(number)
+            with anyio.move_on_after(0.01):
+                await writer.flush()
+            await writer.write(2)
+            call = fake_queue.host.calls[0]
+            if error is not None:
+                call.waiter.fail(error)
+                with pytest.raises(QueueClosed):
+                    await writer.write(3)
+            else:
+                call.answer()
+            await writer.write(3)
+            assert fake_queue.host.log[1:] == ["put [2, 3]"]
+            fake_queue.host.calls[1].answer()
+
+
 async def test_each_flush_is_told(fake_queue: Any) -> None:
     """Of tasks that flush at once each has its elements in what failed."""
     told: list[str] = []
