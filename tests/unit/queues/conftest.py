@@ -70,6 +70,11 @@ class Bench:
         self.machine.restore(ticket)
         self._note()
 
+    def forgo(self, ticket: Ticket) -> None:
+        """Give others the room of what went ahead."""
+        self.machine.forgo(ticket)
+        self._note()
+
     def abort(self, error: AioflowError) -> None:
         """Delete."""
         self.machine.abort(error)

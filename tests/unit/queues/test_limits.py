@@ -396,8 +396,7 @@ def test_a_promoted_request_forgoes_what_it_brings_ahead(make: Make) -> None:
     queue.put(1, 2, 3)
     put = queue.put(4, 5)
     assert queue.waits(put)
-    queue.machine.forgo(ask)
-    queue.acknowledge(ask, 0)
+    queue.forgo(ask)
     assert queue.results[put] is None
     assert queue.machine.stats().unacknowledged == 2
 
