@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from benchmarks.measurement import measured
 from benchmarks.report import cpu_s_per_gb, gb_per_s, ratios
 
 if TYPE_CHECKING:
@@ -46,18 +47,31 @@ class Demand:
 
     def judge(self, results: Results) -> tuple[bool, str]:
         """Return whether it is met, and the figure; it is not where something was not measured."""
-        systems = results.get(self.workload, {})
-        if absent := [name for name in (self.system, self.peer) if name and not systems.get(name)]:
-            return False, f"{' and '.join(absent)} not measured"
+        if missing := self._not_measured(results):
+            return False, missing
+        runs = measured(results[self.workload][self.system])
         if self.cpu_at_most:
-            figure = median(cpu_s_per_gb(run, self.workload) for run in systems[self.system])
+            figure = median(cpu_s_per_gb(run, self.workload) for run in runs)
             return figure <= self.cpu_at_most, f"{figure:#.3g} CPU s/GB"
         ratio = median(ratios(results, self.workload, self.system, self.peer))
         if self.p50_at_most:
             return ratio <= self.p50_at_most, f"{ratio:#.3g} x"
-        rate = median(gb_per_s(run, self.workload) for run in systems[self.system])
+        rate = median(gb_per_s(run, self.workload) for run in runs)
         is_enough = bool(self.or_gb_per_s) and rate >= self.or_gb_per_s
         return ratio >= self.at_least or is_enough, f"{ratio:#.3g} x" + f", {rate:#.3g} GB/s" * bool(self.or_gb_per_s)
+
+    def _not_measured(self, results: Results) -> str:
+        """Return what was not measured, or not together in at least half of the rounds; "" where all was."""
+        systems = results.get(self.workload, {})
+        names = [name for name in (self.system, self.peer) if name]
+        if absent := [name for name in names if not systems.get(name)]:
+            return f"{' and '.join(absent)} not measured"
+        rounds = list(zip(*(systems[name] for name in names), strict=True))
+        good = sum(len(measured(runs)) == len(runs) for runs in rounds)
+        if 2 * good >= len(rounds):
+            return ""
+        broken = [name for name in names if len(measured(systems[name])) < len(rounds)]
+        return f"{' and '.join(broken)} not measured: good in {good} of {len(rounds)} rounds"
 
 
 # Through shared memory, and between hosts.

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -26,3 +30,19 @@ class Measurement:
     others_cpu_s: float
     p50_us: float = 0.0
     p99_us: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run that failed or took too long, in the place of its measurement.
+
+    Attributes:
+        says: Which run it was, and why: one line.
+    """
+
+    says: str
+
+
+def measured(runs: Iterable[Measurement | Failed]) -> list[Measurement]:
+    """Return the runs that did not fail."""
+    return [run for run in runs if isinstance(run, Measurement)]

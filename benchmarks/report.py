@@ -13,12 +13,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.environment import ROOT
+from benchmarks.measurement import Measurement, measured
+from benchmarks.runner import failed
 from benchmarks.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from benchmarks.measurement import Measurement
     from benchmarks.runner import Results
 
 PACKAGES = ("aioflow-mq", "numpy", "pyzmq", "torch", "faster-fifo")
@@ -42,10 +43,12 @@ def cpu_s_per_gb(measurement: Measurement, workload: str) -> float:
 def ratios(results: Results, workload: str, system: str, peer: str) -> list[float]:
     """Return the ratio of a system's figure to a peer's, in each round: the two ran one shortly after the other.
 
+    Rounds in which one of them failed are left out.
+
     The figure is the rate, so that more is better; where elements go there and back, how long that takes in the median.
     """
-    systems = results[workload]
-    return [_figure(ours) / _figure(theirs) for ours, theirs in zip(systems[system], systems[peer], strict=True)]
+    pairs = map(measured, zip(results[workload][system], results[workload][peer], strict=True))
+    return [_figure(pair[0]) / _figure(pair[1]) for pair in pairs if len(pair) == 2]
 
 
 def _figure(measurement: Measurement) -> float:
@@ -58,25 +61,32 @@ def report(results: Results, left_out: dict[str, str], *, small: bool) -> dict[s
         "environment": _environment(),
         "small": small,
         "left_out": left_out,
-        "workloads": {workload: _of_workload(results, workload, small=small) for workload in results},
+        "failed": failed(results),
+        "workloads": {
+            workload: _of_workload(results, workload, small=small)
+            for workload, systems in results.items()
+            if any(map(measured, systems.values()))
+        },
     }
 
 
 def _of_workload(results: Results, name: str, *, small: bool) -> dict[str, Any]:
     workload = WORKLOADS[name].small() if small else WORKLOADS[name]
     systems: dict[str, Any] = {}
-    for system, runs in results[name].items():
-        rates = [rate(run) for run in runs]
+    for system, rounds in results[name].items():
+        if not (runs := measured(rounds)):
+            continue
+        ratio_to = {peer: ratios(results, name, system, peer) for peer in results[name]}
         systems[system] = {
-            "runs": [asdict(run) for run in runs],
-            "elements_per_s": _spread(rates),
+            "runs": [asdict(run) if isinstance(run, Measurement) else None for run in rounds],
+            "elements_per_s": _spread(map(rate, runs)),
             "gb_per_s": median(gb_per_s(run, name) for run in runs),
             "cpu_s_per_gb": median(cpu_s_per_gb(run, name) for run in runs),
             "cpu_us_per_element": median(run.cpu_s / run.elements for run in runs) * 1e6,
             "cores_taken_by_others": median(run.others_cpu_s / run.seconds for run in runs),
             "p50_us": median(run.p50_us for run in runs),
             "p99_us": median(run.p99_us for run in runs),
-            "ratio_to": {peer: _spread(ratios(results, name, system, peer)) for peer in results[name]},
+            "ratio_to": {peer: _spread(values) for peer, values in ratio_to.items() if values},
         }
     return asdict(workload) | {"sent": workload.total, "element_bytes": workload.element_bytes, "systems": systems}
 
@@ -118,6 +128,7 @@ def table(content: dict[str, Any]) -> str:
         f"{environment['processor']}, {environment['cores']} cores, {environment['system']}",
     ]
     lines += [f"left out: {system}: {reason}" for system, reason in content["left_out"].items()]
+    lines += [f"left out: {says}" for says in content["failed"]]
     for name, workload in content["workloads"].items():
         systems = workload["systems"]
         rounds = len(next(iter(systems.values()))["runs"])
@@ -149,11 +160,13 @@ def _row(system: str, workload: dict[str, Any], ours: list[str]) -> list[str]:
         *(_cell(thousands) if name == "elements_per_s" else _number(figures[name]) for _, name in _columns(workload)),
         _number(figures["cpu_us_per_element"]),
         f"{figures['cores_taken_by_others']:.1f}",
-        *("1" if one == system else _cell(systems[one]["ratio_to"][system]) for one in ours),
+        *("1" if one == system else _cell(systems[one]["ratio_to"].get(system)) for one in ours),
     ]
 
 
-def _cell(spread: dict[str, float]) -> str:
+def _cell(spread: dict[str, float] | None) -> str:
+    if spread is None:  # no round in which both ran
+        return "-"
     return "{median} ({min} to {max})".format_map({key: _number(value) for key, value in spread.items()})
 
 

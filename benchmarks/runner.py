@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from benchmarks.environment import ROOT, python_of
-from benchmarks.measurement import Measurement
+from benchmarks.measurement import Failed, Measurement
 from benchmarks.systems import SYSTEMS
 
 if TYPE_CHECKING:
@@ -21,12 +21,8 @@ if TYPE_CHECKING:
 RUN_S = 120.0  # the bound of one run, its start included
 GRACE_S = 5.0  # what its processes may take to end when they are told to
 
-# By workload and system, one measurement for each round.
-Results = dict[str, dict[str, list[Measurement]]]
-
-
-class RunFailed(Exception):
-    """A run failed or took too long: there is nothing to compare."""
+# By workload and system, what each round gave.
+Results = dict[str, dict[str, list[Measurement | Failed]]]
 
 
 def missing(systems: Iterable[str]) -> dict[str, str]:
@@ -36,20 +32,19 @@ def missing(systems: Iterable[str]) -> dict[str, str]:
         command = [python_of(SYSTEMS[name].environment), "-c", f"import {SYSTEMS[name].module}"]
         probe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if probe.returncode:
-            reasons[name] = probe.stderr.strip().rpartition("\n")[2]
+            reasons[name] = _last_line(probe.stderr)
     return reasons
 
 
 def measure(plan: dict[str, list[str]], *, rounds: int, small: bool) -> Results:
     """Run each workload's systems, one after the other and then all again: what slows the machine slows them all.
 
+    A run that fails is left out, with a note, and its processes have ended; the next one follows.
+
     Args:
         plan: The systems to run, by workload.
         rounds: How often to run each.
         small: Whether to send few elements only, to see that everything runs.
-
-    Raises:
-        RunFailed: The first run that failed; its processes have ended.
     """
     results: Results = {workload: {system: [] for system in systems} for workload, systems in plan.items()}
     for workload, systems in plan.items():
@@ -60,7 +55,13 @@ def measure(plan: dict[str, list[str]], *, rounds: int, small: bool) -> Results:
     return results
 
 
-def _run_once(says: str, system: str, *arguments: str) -> Measurement:
+def failed(results: Results, of: str = "") -> list[str]:
+    """Return a line for each run that failed, of the systems whose names begin so."""
+    runs = [run for systems in results.values() for name in systems if name.startswith(of) for run in systems[name]]
+    return [run.says for run in runs if isinstance(run, Failed)]
+
+
+def _run_once(says: str, system: str, *arguments: str) -> Measurement | Failed:
     command = [python_of(SYSTEMS[system].environment), "-m", "benchmarks.one_run", system, *arguments]
     with tempfile.TemporaryDirectory(prefix="run-") as folder:
         # A process group of its own: all of the run's processes are found by it, and Ctrl-C reaches this one alone.
@@ -78,13 +79,22 @@ def _run_once(says: str, system: str, *arguments: str) -> Measurement:
             print(f"{says}, process group {process.pid}", file=sys.stderr, flush=True)
             output, errors = process.communicate(timeout=RUN_S)  # to the end of all that hold the pipes
         except subprocess.TimeoutExpired:
-            raise RunFailed(f"{says}: did not end within {RUN_S:g} s; it wrote:\n{_end(process)}") from None
+            return _left_out(f"{says}: timed out after {RUN_S:g} s", _end(process))
         except BaseException:
             _end(process)
             raise
     if process.returncode:
-        raise RunFailed(f"{says}: exit code {process.returncode}; it wrote:\n{errors}")
+        return _left_out(f"{says}: exit code {process.returncode}: {_last_line(errors) or 'it wrote nothing'}", errors)
     return Measurement(**json.loads(output))
+
+
+def _left_out(says: str, errors: str) -> Failed:
+    print(f"left out: {says}\n{errors}", file=sys.stderr, flush=True)
+    return Failed(says)
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
 
 
 def _end(process: subprocess.Popen[str]) -> str:

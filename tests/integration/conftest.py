@@ -69,6 +69,27 @@ class Program:
         self.process.wait()
 
 
+def running_in(group: int) -> list[int]:
+    """Return the processes of a group that have not ended."""
+    pids: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = path.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(process_group) == group and state != "Z":
+            pids.append(int(path.parent.name))
+    return pids
+
+
+def left_in(group: int) -> list[int]:
+    """Return the processes of a group that do not end: those that do have closed their pipes a moment before."""
+    began = monotonic()
+    while (running := running_in(group)) and monotonic() - began < PROGRAM_S:
+        pass
+    return running
+
+
 class Watch:
     """Waits for the ends of processes that are not children of this one."""
 
