@@ -5,7 +5,8 @@ as one parcel (`_parcels.py`). A frame from `MEMORY_FROM` on lies in a segment: 
 (`_segments.py`), passes over the socket as a descriptor, and uses again and again, since the first touch of fresh
 memory costs ten times a copy. The receiver maps it for reading and hands over a view (`_leases.py`); when the last
 view is gone it gives the place back, with whatever it sends next. A frame for which there is no place travels in the
-packets, as every frame does to a side that cannot map the segments.
+packets, as every frame does to a side that cannot map the segments. A server that shares much with all its clients asks
+them for what they do not use.
 
 Nothing of it has a name in the file system but the socket and its lock. The kernel tells the end of the other process
 at once, and frees the memory with its last user.

@@ -31,6 +31,7 @@ from aioflow_shm._parcels import (
     PARCEL_BYTES_LIMIT,
     REFUSED,
     SEGMENT,
+    TRIM,
     MalformedError,
     Parcel,
     measure,
@@ -51,7 +52,8 @@ _NUMBER_BYTES = 4
 _ANCILLARY_BYTES = 24  # one descriptor
 _CUT = int(MSG_TRUNC | MSG_CTRUNC)  # those of a turn are numbers: an enum's take half a microsecond each
 _CLOSE_ON_EXEC = int(MSG_CMSG_CLOEXEC)
-_KINDS = {PARCEL: 5, LONG: 3, SEGMENT: 3, MAPPED: 2, REFUSED: 2, DROPPED: 2}  # how many numbers each has at least
+# How many numbers a packet of each kind has at least.
+_KINDS = {PARCEL: 5, LONG: 3, SEGMENT: 3, MAPPED: 2, REFUSED: 2, DROPPED: 2, TRIM: 1}
 
 
 class Turns:
@@ -94,6 +96,7 @@ class End:
         receiver: Who receives the messages; or None, where `attach` is called with the first one.
         attach: Returns who receives the messages.
         mapped: Is told of what is mapped.
+        made: Called after one side has made memory, and the other has mapped it.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class End:
         receiver: Receiver | None,
         attach: Callable[[Connection], Receiver] | None = None,
         mapped: WeakSet[Mapping] | None = None,
+        made: Callable[[], None] | None = None,
     ) -> None:
         self._name = name
         self._socket = peer
@@ -112,6 +116,7 @@ class End:
         self._segments = segments
         self._receiver = receiver
         self._attach = attach
+        self._made = made
         self._is_greeted = receiver is not None  # a client has read the greeting before it is connected
         self._generation = current_generation()
         self._leases = Leases(mapped)
@@ -176,6 +181,13 @@ class End:
             self._outbox.tell_of_segments()
             self.flush()
         return memory
+
+    def trim(self, *, asks: bool = False) -> None:
+        """Drop memory that was not in use since the last call, in a turn; and ask the other side to do the same."""
+        self._segments.trim()
+        self._outbox.asks_to_trim |= asks
+        self._outbox.tell_of_segments()
+        self._turns.write_later(self)
 
     def flush(self) -> None:
         """Write what the other side takes; the rest when it takes more."""
@@ -315,6 +327,9 @@ class End:
 
     def _told(self, kind: int, values: list[int], descriptors: list[int]) -> None:
         """Take what is no message."""
+        if kind == TRIM:
+            self.trim()
+            return
         number = values[0]
         if kind == LONG:
             size = number + (values[1] << 32)
@@ -327,11 +342,17 @@ class End:
             is_mapped = bool(descriptors) and self._leases.map(number, values[1], descriptors[0])
             self._outbox.say(numbers(MAPPED if is_mapped else REFUSED, number))
             self._turns.write_later(self)
+            self._note_made()
         elif kind == DROPPED:
             self._leases.unmap(number)
         else:
             self._segments.answered(number, is_mapped=kind == MAPPED)
             self._turns.write_later(self)
+            self._note_made()
+
+    def _note_made(self) -> None:
+        if self._made is not None:
+            self._made()
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

@@ -11,6 +11,7 @@
     MAPPED, n            the answer to SEGMENT: frames may lie in it
     REFUSED, n           the answer to SEGMENT: no frame may
     DROPPED, n           no further frame lies in it
+    TRIM                 segments that were not in use since the last one are to be dropped
 
 The first packet from either side is `GREETING`.
 """
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from aioflow.transport import Frame
 
-GREETING = b"aioflow shm 1"
-PARCEL, LONG, SEGMENT, MAPPED, REFUSED, DROPPED = range(1, 7)
+GREETING = b"aioflow shm 2"
+PARCEL, LONG, SEGMENT, MAPPED, REFUSED, DROPPED, TRIM = range(1, 8)
 
 IN_MEMORY = (1 << 32) - 1
 PARCEL_BYTES_LIMIT = (FRAMES_MAX + 1) * FRAME_BYTES_MAX  # of a parcel that is long; it holds one message

@@ -32,6 +32,7 @@ class Segment:
         inode: Of the memory, in every process that has it.
         is_mapped: Whether the other side has mapped it.
         free: Where the free places begin.
+        is_recent: Whether it was made, or in use, since this was made False.
     """
 
     number: int
@@ -40,15 +41,16 @@ class Segment:
     inode: int
     is_mapped: bool = False
     free: list[int] = field(default_factory=list)
+    is_recent: bool = True
     _users: dict[int, int] = field(default_factory=dict)
     _places: dict[int, _Gone] = field(default_factory=dict)
     _gone: deque[int] = field(default_factory=deque)
 
     @property
-    def is_used(self) -> bool:
-        """Whether a place is in use."""
+    def is_unused(self) -> bool:
+        """Whether no place is in use, and the other side has mapped it."""
         self.collect()
-        return bool(self._users)
+        return self.is_mapped and not self._users
 
     def take(self) -> int:
         """Take a free place into use; return where it begins."""
@@ -75,6 +77,7 @@ class Segment:
             if poison:
                 self.memory[start : start + self.place_bytes] = bytes([_POISON]) * self.place_bytes
             self.free.append(start)
+            self.is_recent = True
 
     def collect(self, *, poison: bool = False) -> None:
         """Take back the places of which no array is left."""

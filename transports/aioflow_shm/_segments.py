@@ -2,7 +2,7 @@
 
 A frame may lie in a segment once the other side has mapped it. Places come back with the other side's word that its
 last view is gone, never by themselves; the last one back is used first, as it is warm. A segment none of whose places
-is in use makes room for one of another size.
+is in use makes room for one of another size, and is given back when the server shares too much and it stays unused.
 
 What has come through a connection and is sent on, as a server does with a batch, is not copied: the other side is told
 of the memory in which it lies. Its place goes back when the last view on that side is gone too.
@@ -129,6 +129,13 @@ class Segments:
         segments = self._collected(place_bytes)
         segment = next((segment for segment in reversed(segments) if segment.free), None) or self._make(place_bytes)
         return None if segment is None else segment.take_place(size).data
+
+    def trim(self) -> None:
+        """Drop the segments that were not in use since the last call."""
+        for segment in tuple(self._segments.values()):
+            if segment.is_unused and not segment.is_recent:
+                self._drop(segment)
+            segment.is_recent = False
 
     def memories(self) -> dict[int, int]:
         """Return the sizes of the segments, by inode."""
@@ -262,7 +269,7 @@ class Segments:
         for segment in tuple(self._segments.values()):
             if self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX:
                 return True
-            if not segment.is_used and segment.is_mapped:
+            if segment.is_unused:
                 self._drop(segment)
         return self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX
 

@@ -15,6 +15,7 @@ from aioflow.watch import watch
 from aioflow_shm._client import check_user
 from aioflow_shm._end import End, Turns
 from aioflow_shm._forks import current_generation
+from aioflow_shm._limits import SHARED_BYTES, TRIM_S
 from aioflow_shm._lock import SocketFile
 from aioflow_shm._parcels import GREETING
 
@@ -64,7 +65,7 @@ class Server:
         self._mapped: WeakSet[Mapping] = WeakSet()
         self._turns = Turns()
         self._generation = current_generation()
-        self._closing = False
+        self._closing = self._is_trimming = False
         self._finished = anyio.Event()
         self._file = SocketFile(path)
         self._watch = watch(self._file.listener.fileno(), self._accept_all, lambda: True)
@@ -125,9 +126,28 @@ class Server:
                 logger.info("%s was not accepted: %s", name, error)
                 continue
             segments = self._make_segments(name)
-            end = End(name, accepted, self._turns, segments, None, self._accept, self._mapped)
+            end = End(name, accepted, self._turns, segments, None, self._accept, self._mapped, self._memory_made)
             self._segments[end] = segments
             self._task_group.start_soon(self._run_end, end, name=f"aioflow {name}")
+
+    def _memory_made(self) -> None:
+        """See to it that memory is given back, where there is too much now."""
+        if not self._is_trimming and self.memory_bytes > SHARED_BYTES:
+            self._is_trimming = True
+            self._task_group.start_soon(self._trim)
+
+    async def _trim(self) -> None:
+        """Have memory that is not used given back, until there is little enough and all have let go of it."""
+        while self.memory_bytes > SHARED_BYTES:
+            with anyio.move_on_after(TRIM_S):
+                await self._finished.wait()
+                return
+            self._turns.take(self._trim_all)
+        self._is_trimming = False
+
+    def _trim_all(self) -> None:
+        for end in self._segments:
+            end.trim(asks=True)
 
     async def _accept_later(self) -> None:
         with anyio.move_on_after(_ACCEPT_AGAIN_S):

@@ -1,4 +1,7 @@
-"""A full queue and the memory that its processes share: little more than its bytes, counted once for all of them."""
+"""A full queue and the memory that its processes share: little more than its bytes, counted once for all of them.
+
+However many there are that have filled it: what they do not use they give back.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,17 +36,23 @@ SHAPES: dict[str, tuple[str, list[int]]] = {
     "tensors": ("float32", [1024, 1024]),
 }
 
+PRODUCERS = 4
+TURN = 1600  # images, which a queue has room for
+
 PRODUCER = """
 import asyncio, sys
 import numpy as np
 import aioflow as flow
 
-async def main(address, dtype, sizes):
+async def main(address, turn, dtype, sizes):
     async with flow.Session(address), flow.lookup("full").writer(delay_s=10) as writer:
-        for number in range(1_000_000):
-            await writer.write((np.zeros([*map(int, sizes)], dtype), np.int64(number)))
+        while True:
+            await flow.lookup("turns").dequeue()
+            for number in range(int(turn)):
+                await writer.write((np.zeros([*map(int, sizes)], dtype), np.int64(number)))
+            await writer.flush()
 
-asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
+asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))
 """
 
 
@@ -60,10 +69,10 @@ def shared_bytes(pids: Sequence[int]) -> int:
 
 
 @contextmanager
-def producing(address: str, dtype: str, shape: list[int]) -> Generator[int]:
-    """Run a producer that fills the queue, for the length of a block, which is given its process."""
+def producing(address: str, turn: int, dtype: str, shape: list[int]) -> Generator[int]:
+    """Run a producer, which writes so many elements in each turn, as long as the block, which is given its process."""
     with tempfile.TemporaryFile() as told:
-        command = [sys.executable, "-c", PRODUCER, address, dtype, *map(str, shape)]
+        command = [sys.executable, "-c", PRODUCER, address, str(turn), dtype, *map(str, shape)]
         process = subprocess.Popen(command, stdout=told, stderr=told)
         try:
             yield process.pid
@@ -82,7 +91,8 @@ def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> 
         async with flow.Session(address) as session:
             queue = flow.FIFOQueue(-1, [dtype, "int64"], [sizes, []], capacity_bytes=CAPACITY_BYTES, shared_name="full")
             await queue.size()
-            with producing(address, dtype, sizes) as pid:
+            await flow.FIFOQueue(1, "int64", [[]], shared_name="turns").enqueue(0)
+            with producing(address, 1_000_000, dtype, sizes) as pid:
                 with anyio.fail_after(FULL_S):
                     while not (await queue.stats()).puts_waiting:
                         await anyio.sleep(0.05)
@@ -95,3 +105,37 @@ def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> 
     held, shared = anyio.run(fill)
     figure(f"full of {shape}, shared memory", f"{held / 1e6:.0f} MB held, {shared / 1e6:.0f} MB")
     assert 0.9 * CAPACITY_BYTES < shared <= MORE_MAX * CAPACITY_BYTES
+
+
+def test_producers_that_take_turns(start_server: StartServer, figure: Figure) -> None:
+    """Each fills the queue, which a consumer then empties: what they share comes back to what one of them needs."""
+    server, address = start_server("ipc")
+    dtype, sizes = SHAPES["images"]
+
+    async def turn() -> tuple[int, int, int]:
+        async with flow.Session(address) as session:
+            queue = flow.FIFOQueue(-1, [dtype, "int64"], [sizes, []], capacity_bytes=CAPACITY_BYTES, shared_name="full")
+            turns = flow.FIFOQueue(1, "int64", [[]], shared_name="turns")
+            await queue.size()
+            await turns.size()
+            with ExitStack() as stack, anyio.fail_after(FULL_S):
+                pids = [stack.enter_context(producing(address, TURN, dtype, sizes)) for _ in range(PRODUCERS)]
+                most = 0
+                for number in range(2 * PRODUCERS):
+                    if number:
+                        for _ in range(TURN // 64):
+                            await queue.dequeue_many(64)
+                    await turns.enqueue(0)
+                    while await queue.size() < TURN:
+                        await anyio.sleep(0.01)
+                    most = max(most, (await session.stats())[0].memory_bytes)
+                while (await session.stats())[0].memory_bytes > MORE_MAX * CAPACITY_BYTES:
+                    await anyio.sleep(0.05)
+                shared = shared_bytes([server.process.pid, *pids, os.getpid()])
+                return (await queue.stats()).size_bytes, shared, most
+
+    held, shared, most = anyio.run(turn)
+    figure(
+        "filled in turns, shared memory", f"{held / 1e6:.0f} MB held, {shared / 1e6:.0f} MB, before {most / 1e6:.0f}"
+    )
+    assert 0.9 * held < shared <= MORE_MAX * CAPACITY_BYTES

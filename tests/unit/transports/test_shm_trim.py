@@ -1,0 +1,181 @@
+"""Shared memory that is not in use is given back where a server shares too much of it; what is in use never is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import numpy as np
+import pytest
+
+from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo
+from aioflow.transport import Frame, Listener
+from aioflow_shm import ShmTransport, _server
+from aioflow_shm._leases import Leases
+from aioflow_shm._parcels import TRIM, numbers
+from aioflow_shm._segments import Segments
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("_little")]
+
+SIZE = 1_000_000
+MANY = 12
+SHARED_BYTES = 16 * SIZE
+
+
+@pytest.fixture
+def _little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_server, "SHARED_BYTES", SHARED_BYTES)
+    monkeypatch.setattr(_server, "TRIM_S", 0.01)
+
+
+class Producer:
+    """A client that sends large frames, and what the server keeps of them."""
+
+    def __init__(self, near: Inbox, far: Inbox) -> None:
+        self.near = near
+        self.far = far
+        self.kept: list[Frame] = []
+        near.on_message = echo
+        far.on_message = lambda _, frames: self.kept.extend(frames[1:])
+
+    async def fill(self, value: int, count: int = MANY) -> None:
+        """Send frames one after the other."""
+        for _ in range(count):
+            number = len(self.far.messages)
+            self.near.send([b"rows", bytes([value]) * SIZE])
+            await self.far.wait_messages(number + 1)
+
+    async def settle(self) -> None:
+        """Wait until the client has taken all that the server has told it, and the server its answer."""
+        number = len(self.far.messages)
+        self.far.send([b"ping"])
+        await self.far.wait_messages(number + 1)
+
+    async def wait_until_little(self, listener: Listener) -> None:
+        """Wait until the server shares no more than it likes to."""
+        while listener.memory_bytes > SHARED_BYTES:
+            await self.settle()
+
+
+@asynccontextmanager
+async def producers(folder: Path, count: int) -> AsyncGenerator[tuple[Stage, list[Producer]]]:
+    """Connect clients to one server."""
+    with anyio.fail_after(BOUND_S):
+        async with anyio.create_task_group() as tasks:
+            stage = Stage(ShmTransport(poison=True), tasks)
+            await stage.listen(f"shm://{folder}/x")
+            yield stage, [Producer(*await stage.join()) for _ in range(count)]
+            await stage.aclose()
+
+
+def is_in_memory(frame: Frame) -> bool:
+    """Whether it is a view of a segment."""
+    return isinstance(frame, memoryview) and isinstance(frame.obj, np.ndarray) and frame.obj.base is not None
+
+
+async def test_producers_that_take_turns_share_what_one_needs(folder: Path) -> None:
+    """What one of them has used is given back, although it says nothing meanwhile, and made again when it is needed."""
+    async with producers(folder, 4) as (stage, all_of_them):
+        for turn in range(8):
+            producer = all_of_them[turn % 4]
+            await producer.fill(turn)
+            assert sum(map(is_in_memory, producer.kept)) >= MANY - 1  # the first came while memory was made
+            assert all(bytes(frame) == bytes([turn]) * SIZE for frame in producer.kept)
+            await all_of_them[turn % 4 - 1].wait_until_little(stage.listener)
+            assert stage.listener.memory_bytes >= MANY * SIZE
+            producer.kept.clear()  # of which it is told when it is asked for memory
+
+
+async def test_what_is_in_use_stays(folder: Path) -> None:
+    """All keep more than the server likes to share: nothing changes, every one gets what it needs; then it all goes."""
+    async with producers(folder, 3) as (stage, all_of_them):
+        for _ in range(2):
+            for value, producer in enumerate(all_of_them):
+                await producer.fill(value)
+        for value, producer in enumerate(all_of_them):
+            assert sum(map(is_in_memory, producer.kept)) >= 2 * MANY - 1
+            assert all(bytes(frame) == bytes([value]) * SIZE for frame in producer.kept)
+        assert stage.listener.memory_bytes > 3 * 2 * (MANY - 1) * SIZE
+        for producer in all_of_them:
+            producer.kept.clear()
+        await all_of_them[0].wait_until_little(stage.listener)
+
+
+async def test_what_was_passed_on_is_let_go_of_by_who_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that has mapped a producer's memory, and is sent no message any more, does not keep it."""
+    unmapped: list[Leases] = []
+    unmap = Leases.unmap
+
+    def note(leases: Leases, number: int) -> None:
+        unmap(leases, number)
+        unmapped.append(leases)
+
+    monkeypatch.setattr(Leases, "unmap", note)
+    async with producers(folder, 2) as (stage, (producer, consumer)):
+        for _ in range(3):  # in packets; in memory that the consumer is about to map; mapped
+            await producer.fill(1, 1)
+            number = len(consumer.far.messages)
+            consumer.far.send([producer.kept.pop()])
+            await consumer.far.wait_messages(number + 1)
+        for _ in range(2):  # of what was echoed the last is let go of when there is more
+            await consumer.settle()
+            consumer.kept.clear()
+        assert not unmapped
+        await producer.fill(2, 2 * MANY)
+        producer.kept.clear()
+        while consumer.near.connection._leases not in unmapped:  # type: ignore[attr-defined]
+            await producer.settle()
+        await producer.wait_until_little(stage.listener)
+
+
+async def test_what_a_server_has_made_is_given_back_too(folder: Path) -> None:
+    """What it gathered for one consumer is let go of."""
+    async with producers(folder, 3) as (stage, all_of_them):
+        for value, one in enumerate(all_of_them):
+            one.near.on_message = lambda _, frames, one=one: one.kept.extend(frames)
+            for number in range(MANY):
+                one.far.send([bytes([value]) * SIZE])
+                await one.near.wait_messages(number + 1)
+            one.near.on_message = echo
+        assert stage.listener.memory_bytes > 3 * (MANY - 1) * SIZE
+        for value, one in enumerate(all_of_them):
+            assert all(bytes(frame) == bytes([value]) * SIZE for frame in one.kept)
+            one.kept.clear()
+        await all_of_them[0].wait_until_little(stage.listener)
+
+
+async def test_who_asks_without_a_reason_gets_what_there_is(folder: Path) -> None:
+    """A client that asks its server to trim, again and again, loses nothing by it."""
+    async with producers(folder, 1) as (_, (producer,)):
+        await producer.fill(1, 3)
+        for _ in range(10):
+            producer.near.connection._socket.send(numbers(TRIM))  # type: ignore[attr-defined]
+        await producer.fill(1, 3)
+        assert all(bytes(frame) == bytes([1]) * SIZE for frame in producer.kept)
+        await producer.settle()
+
+
+def test_only_what_was_not_in_use_since_the_last_time_is_dropped() -> None:
+    """Neither what was just made, nor what is in use, nor what has just come back."""
+    segments = Segments("somebody", 1 << 30, poison=True)
+    frame = bytes(SIZE)
+    assert segments.put(frame, SIZE) is None
+    segments.trim()
+    ((number, _),) = segments.made
+    segments.answered(number, is_mapped=True)
+    lease = 0
+    for _ in range(2):
+        reference = segments.put(frame, SIZE)
+        assert reference is not None
+        lease = reference[3]
+        segments.trim()
+        segments.trim()
+        segments.end_lease(lease, is_kept=False)
+        segments.trim()
+        assert not segments.dropped
+    segments.trim()
+    assert segments.dropped == [number]
+    segments.end_lease(lease, is_kept=False)
+    segments.close()
