@@ -96,7 +96,7 @@ class End:
         receiver: Who receives the messages; or None, where `attach` is called with the first one.
         attach: Returns who receives the messages.
         mapped: Is told of what is mapped.
-        made: Called after one side has made memory, and the other has mapped it.
+        made: Called when one side has made memory, and the other has answered.
     """
 
     def __init__(
@@ -183,11 +183,12 @@ class End:
         return memory
 
     def trim(self, *, asks: bool = False) -> None:
-        """Drop memory that was not in use since the last call, in a turn; and ask the other side to do the same."""
-        self._segments.trim()
-        self._outbox.asks_to_trim |= asks
-        self._outbox.tell_of_segments()
-        self._turns.write_later(self)
+        """Drop memory that is not used, in a turn, and ask the other side to do the same; say what was dropped."""
+        if self._is_open and self._loss is None and (self._segments.has_any or self._leases.has_any):
+            self._segments.trim()
+            self._outbox.asks_to_trim |= asks
+            self._outbox.tell_of_segments()
+            self._turns.write_later(self)
 
     def flush(self) -> None:
         """Write what the other side takes; the rest when it takes more."""

@@ -34,6 +34,11 @@ class Leases:
         """Whether there is something to take."""
         return bool(self._ended)
 
+    @property
+    def has_any(self) -> bool:
+        """Whether a segment is mapped."""
+        return bool(self._segments)
+
     def map(self, number: int, size: int, fd: int) -> bool:
         """Map a segment for reading; say whether that was possible. The descriptor is closed by who gave it."""
         try:

@@ -11,7 +11,7 @@
     MAPPED, n            the answer to SEGMENT: frames may lie in it
     REFUSED, n           the answer to SEGMENT: no frame may
     DROPPED, n           no further frame lies in it
-    TRIM                 segments that were not in use since the last one are to be dropped
+    TRIM                 segments that were not in use for `TRIM_S` are to be dropped
 
 The first packet from either side is `GREETING`.
 """

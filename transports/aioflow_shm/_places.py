@@ -5,8 +5,10 @@ A place is in use while an array of it is left on this side, or a frame of it is
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 from weakref import ref
 
@@ -32,7 +34,6 @@ class Segment:
         inode: Of the memory, in every process that has it.
         is_mapped: Whether the other side has mapped it.
         free: Where the free places begin.
-        is_recent: Whether it was made, or in use, since this was made False.
     """
 
     number: int
@@ -41,7 +42,7 @@ class Segment:
     inode: int
     is_mapped: bool = False
     free: list[int] = field(default_factory=list)
-    is_recent: bool = True
+    _unused_since: float = math.inf  # never, as long as it was not used: it was made for a frame that waits for it
     _users: dict[int, int] = field(default_factory=dict)
     _places: dict[int, _Gone] = field(default_factory=dict)
     _gone: deque[int] = field(default_factory=deque)
@@ -51,6 +52,10 @@ class Segment:
         """Whether no place is in use, and the other side has mapped it."""
         self.collect()
         return self.is_mapped and not self._users
+
+    def is_idle(self, idle_s: float) -> bool:
+        """Whether no place was in use for so long."""
+        return self.is_unused and monotonic() - self._unused_since >= idle_s
 
     def take(self) -> int:
         """Take a free place into use; return where it begins."""
@@ -77,7 +82,7 @@ class Segment:
             if poison:
                 self.memory[start : start + self.place_bytes] = bytes([_POISON]) * self.place_bytes
             self.free.append(start)
-            self.is_recent = True
+            self._unused_since = monotonic()
 
     def collect(self, *, poison: bool = False) -> None:
         """Take back the places of which no array is left."""

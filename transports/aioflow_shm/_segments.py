@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from aioflow_shm._limits import FOREIGN_MAX, LARGE_BYTES, MEMORY_FROM, SEGMENT_BYTES, SEGMENTS_MAX, SHARE_OF_ONE_FRAME
+from aioflow_shm._limits import (
+    FOREIGN_MAX,
+    LARGE_BYTES,
+    MEMORY_FROM,
+    SEGMENT_BYTES,
+    SEGMENTS_MAX,
+    SHARE_OF_ONE_FRAME,
+    TRIM_S,
+)
 from aioflow_shm._places import Place, Segment
 from aioflow_shm._views import check_descriptor, find_owner
 
@@ -130,12 +138,16 @@ class Segments:
         segment = next((segment for segment in reversed(segments) if segment.free), None) or self._make(place_bytes)
         return None if segment is None else segment.take_place(size).data
 
+    @property
+    def has_any(self) -> bool:
+        """Whether the other side has been told of memory, and of the end of all of it not yet."""
+        return bool(self._segments or self._foreign or self.dropped)
+
     def trim(self) -> None:
-        """Drop the segments that were not in use since the last call."""
+        """Drop the segments that were not in use for `TRIM_S`."""
         for segment in tuple(self._segments.values()):
-            if segment.is_unused and not segment.is_recent:
+            if segment.is_idle(TRIM_S):
                 self._drop(segment)
-            segment.is_recent = False
 
     def memories(self) -> dict[int, int]:
         """Return the sizes of the segments, by inode."""
@@ -299,7 +311,10 @@ def _new_memory(size: int) -> tuple[int, mmap.mmap]:
         check_descriptor(fd)
         os.posix_fallocate(fd, 0, size)  # so that what is missing is known now, and not at the first touch
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        return fd, mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        # Its pages are mapped as they are written: all at once, an event loop stood three times as long.
+        memory = mmap.mmap(fd, size, flags=mmap.MAP_SHARED)
+        memory.madvise(mmap.MADV_DONTFORK)  # a child, which does not use it, would keep what is given back
     except BaseException:
         os.close(fd)
         raise
+    return fd, memory

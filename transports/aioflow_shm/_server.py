@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -137,17 +138,20 @@ class Server:
             self._task_group.start_soon(self._trim)
 
     async def _trim(self) -> None:
-        """Have memory that is not used given back, until there is little enough and all have let go of it."""
-        while self.memory_bytes > SHARED_BYTES:
+        """Have memory that is not used given back until there is little enough, and all told to let go of it."""
+        is_much = True
+        while is_much:
+            is_much = self.memory_bytes > SHARED_BYTES  # else what came of the last request is still to be told
             with anyio.move_on_after(TRIM_S):
                 await self._finished.wait()
                 return
-            self._turns.take(self._trim_all)
+            self._turns.take(partial(self._trim_all, asks=is_much))
         self._is_trimming = False
+        self._memory_made()  # meanwhile
 
-    def _trim_all(self) -> None:
+    def _trim_all(self, *, asks: bool) -> None:
         for end in self._segments:
-            end.trim(asks=True)
+            end.trim(asks=asks)
 
     async def _accept_later(self) -> None:
         with anyio.move_on_after(_ACCEPT_AGAIN_S):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo
 from aioflow.transport import Frame, Listener
-from aioflow_shm import ShmTransport, _server
+from aioflow_shm import ShmTransport, _segments, _server
 from aioflow_shm._leases import Leases
 from aioflow_shm._parcels import TRIM, numbers
 from aioflow_shm._segments import Segments
@@ -28,6 +30,7 @@ SHARED_BYTES = 16 * SIZE
 def _little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_server, "SHARED_BYTES", SHARED_BYTES)
     monkeypatch.setattr(_server, "TRIM_S", 0.01)
+    monkeypatch.setattr(_segments, "TRIM_S", 0.01)
 
 
 class Producer:
@@ -130,6 +133,40 @@ async def test_what_was_passed_on_is_let_go_of_by_who_has_it(folder: Path, monke
         await producer.wait_until_little(stage.listener)
 
 
+async def test_what_is_dropped_last_is_let_go_of_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one producer has given back so much that there is little, what another drops just then is told as well."""
+    unmapped: list[Leases] = []
+    unmap, trim_all = Leases.unmap, _server.Server._trim_all
+    trimmed = anyio.Event()
+
+    def note(leases: Leases, number: int) -> None:
+        unmap(leases, number)
+        unmapped.append(leases)
+
+    def trim(server: _server.Server, **options: bool) -> None:
+        trim_all(server, **options)
+        trimmed.set()
+
+    monkeypatch.setattr(Leases, "unmap", note)
+    monkeypatch.setattr(_server.Server, "_trim_all", trim)
+    monkeypatch.setattr(_segments, "TRIM_S", 0)
+    async with producers(folder, 3) as (stage, (producer, other, consumer)):
+        consumer.near.on_message = None  # it keeps nothing, and has no memory of its own
+        for number in range(3):  # in packets; in memory that the consumer is about to map; mapped
+            await producer.fill(1, 1)
+            consumer.far.send([producer.kept[-1]])
+            await consumer.near.wait_messages(number + 1)
+        await producer.fill(2, MANY - 3)
+        await other.fill(3)
+        for one in (other, producer):
+            trimmed = anyio.Event()
+            await trimmed.wait()
+            one.kept.clear()
+        while consumer.near.connection._leases not in unmapped:  # type: ignore[attr-defined]
+            await producer.settle()
+        await producer.wait_until_little(stage.listener)
+
+
 async def test_what_a_server_has_made_is_given_back_too(folder: Path) -> None:
     """What it gathered for one consumer is let go of."""
     async with producers(folder, 3) as (stage, all_of_them):
@@ -157,25 +194,61 @@ async def test_who_asks_without_a_reason_gets_what_there_is(folder: Path) -> Non
         await producer.settle()
 
 
-def test_only_what_was_not_in_use_since_the_last_time_is_dropped() -> None:
-    """Neither what was just made, nor what is in use, nor what has just come back."""
+async def test_beats_are_not_asked(folder: Path) -> None:
+    """Their connections stay: a session is taken for ended when it is lost without them."""
+    async with producers(folder, 1) as (stage, (producer,)):
+        beats = await stage.transport.beat(stage.address, lambda n: [b"%d" % n], lambda frames: int(frames[0]), 0.005)
+        assert beats is not None
+        heard = await stage.accepted()
+        await producer.fill(1, 2 * MANY)
+        await heard.wait_messages(len(heard.messages) + 20)
+        assert stage.listener.memory_bytes > SHARED_BYTES
+        await beats.aclose()
+
+
+async def test_a_connection_that_is_gone_is_not_asked(folder: Path) -> None:
+    """A request would come within what was cut off."""
+    async with producers(folder, 1) as (_, (producer,)):
+        await producer.fill(1, 3)
+        connection: Any = producer.far.connection
+        connection.abort()
+        connection.trim(asks=True)
+        assert connection._outbox.is_empty
+        await producer.near.wait_lost()
+
+
+async def test_a_forked_child_does_not_keep_what_is_given_back(folder: Path) -> None:
+    """Of the memory that a sender has made it has nothing; what was received it has."""
+    async with producers(folder, 1) as (_, (producer,)):
+        await producer.fill(1, 3)
+        mapped = Path("/proc/self/maps").read_text().count("memfd:aioflow ")
+        assert mapped == 2
+        if (child := os.fork()) == 0:
+            os._exit(Path("/proc/self/maps").read_text().count("memfd:aioflow "))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_what_is_dropped() -> None:
+    """Neither what was made for a frame that waits, however late it comes to it, nor what is in use or just was."""
     segments = Segments("somebody", 1 << 30, poison=True)
     frame = bytes(SIZE)
     assert segments.put(frame, SIZE) is None
-    segments.trim()
     ((number, _),) = segments.made
+
+    def trim(idle_s: float) -> list[int]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_segments, "TRIM_S", idle_s)
+            segments.trim()
+        return segments.dropped
+
+    assert not trim(0)
     segments.answered(number, is_mapped=True)
-    lease = 0
-    for _ in range(2):
-        reference = segments.put(frame, SIZE)
-        assert reference is not None
-        lease = reference[3]
-        segments.trim()
-        segments.trim()
-        segments.end_lease(lease, is_kept=False)
-        segments.trim()
-        assert not segments.dropped
-    segments.trim()
-    assert segments.dropped == [number]
-    segments.end_lease(lease, is_kept=False)
+    assert not trim(0)
+    reference = segments.put(frame, SIZE)
+    assert reference is not None
+    assert not trim(0)
+    segments.end_lease(reference[3], is_kept=False)
+    assert not trim(BOUND_S)
+    assert trim(0) == [number]
+    segments.end_lease(reference[3], is_kept=False)
     segments.close()
