@@ -50,7 +50,7 @@ class QueueMachine:
         self.definition = definition
         self.name = name
         self.lost_producers: tuple[Any, ...] = ()
-        self._order = make_order(definition.kind, rng)
+        self._order = make_order(definition, rng)
         self._atomic = definition.kind == "PriorityQueue"
         self._closed = False
         self._size_bytes = 0

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aioflow.queues import Completed, QueueDefinition, QueueMachine, Segment, gather
-from aioflow.queues._order import SEGMENT_BYTES_SLACK, ShuffleOrder
+from aioflow.queues import Completed, QueueDefinition, QueueMachine, Segment, Ticket, _shuffle, gather
+from aioflow.queues._order import make_order
+from aioflow.queues._shuffle import SEGMENT_BYTES_SLACK, ShuffleOrder
 from aioflow.specs import ElementSpec, Strings, TensorSpec, pad_column, to_columns
 
 ROWS, ROW_BYTES, HELD = 64, 1024, 512
@@ -103,3 +104,76 @@ def test_what_is_held_is_bounded_where_few_rows_have_most_of_the_bytes(seed: int
             number += ROWS
         order.pop(200)
         assert order._segment_bytes <= 2 * order._row_bytes + SEGMENT_BYTES_SLACK
+
+
+def _small(capacity: int = CAPACITY) -> QueueMachine:
+    element = ElementSpec((TensorSpec("float64", (16,)), TensorSpec("int64", ())))
+    return QueueMachine(QueueDefinition("RandomShuffleQueue", element, capacity), np.random.default_rng(3), "small")
+
+
+def _put(machine: QueueMachine, first: int, rows: int) -> weakref.ref[np.ndarray]:
+    numbers = np.arange(first, first + rows)
+    column = np.repeat(numbers, 16).reshape(rows, 16).astype(np.float64)
+    machine.enqueue(Segment.of((column, numbers)))
+    machine.take_effects()
+    return weakref.ref(column)
+
+
+def _taken(machine: QueueMachine, count: int) -> tuple[Ticket, list[int]]:
+    """Take rows whose components are to agree."""
+    machine.dequeue(count)
+    (effect,) = machine.take_effects()
+    assert isinstance(effect, Completed)
+    assert effect.rows is not None
+    columns: Any = gather(effect.rows, machine.definition.element)
+    assert (columns[0] == columns[1][:, None]).all()
+    columns[0][:] = -1  # the consumer's own
+    return effect.ticket, columns[1].tolist()
+
+
+def test_small_rows_are_copied() -> None:
+    """Nobody keeps the memory of a put for the rows that are left of it."""
+    machine = _small()
+    assert _put(machine, 0, ROWS)() is None
+    _, few = _taken(machine, 5)
+    _, others = _taken(machine, ROWS - 5)
+    assert sorted(few + others) == list(range(ROWS))
+
+
+def test_what_a_drained_bag_has_touched_is_let_go_of() -> None:
+    """A megabyte and more."""
+    machine = _small(100_000)
+    arrays = [weakref.ref(array) for array in machine._order._arrays]  # type: ignore[attr-defined]
+    for rows, is_kept in ((1_000, True), (10_000, False)):
+        for start in range(0, rows, 100):
+            _put(machine, start, 100)
+        _, taken = _taken(machine, rows)
+        assert sorted(taken) == list(range(rows))
+        assert [array() is not None for array in arrays] == [is_kept] * 3
+    _put(machine, 0, 10)
+    assert sorted(_taken(machine, 10)[1]) == list(range(10))
+
+
+@pytest.mark.parametrize("bytes_max", [0, 1 << 20])
+def test_a_bag_grows(bytes_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For more than was foreseen, or than is made at once: by what is given back beyond the capacity, and by puts."""
+    monkeypatch.setattr(_shuffle, "ARRAYS_BYTES_MAX", bytes_max)
+    machine = _small(200)
+    _put(machine, 0, 200)
+    tickets = [_taken(machine, 50)[0] for _ in range(4)]
+    _put(machine, 200, 200)
+    for ticket in tickets[1:]:
+        machine.restore(ticket)
+    assert len(machine) == 350
+    _, taken = _taken(machine, 350)
+    assert sorted(number for number in taken if number >= 200) == list(range(200, 400))
+    assert len(set(taken)) == 350
+
+
+@pytest.mark.parametrize(("size", "is_copied"), [(4096, True), (4097, False)])
+def test_which_rows_are_copied(size: int, is_copied: bool) -> None:
+    """Those of numbers of one size that are small."""
+    for dtype, shape, expected in (("uint8", (size,), is_copied), ("str", (), False)):
+        definition = QueueDefinition("RandomShuffleQueue", ElementSpec((TensorSpec(dtype, shape),)), 10)
+        order = make_order(definition, np.random.default_rng(0))
+        assert isinstance(order, _shuffle.CopiedShuffleOrder if expected else ShuffleOrder)
