@@ -28,7 +28,7 @@ from aioflow.queues._attempts import Get, Put
 from aioflow.queues._definition import UNBOUNDED, QueueDefinition
 from aioflow.queues._deliveries import Deliveries
 from aioflow.queues._effects import Completed, Effect, Failed, QueueStats, Recall, Ticket
-from aioflow.queues._order import make_order
+from aioflow.queues._order import FifoOrder, Order, make_order
 from aioflow.queues._segments import Rows, Segment
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class QueueMachine:
         self.definition = definition
         self.name = name
         self.lost_producers: tuple[Any, ...] = ()
-        self._order = make_order(definition, rng)
+        self._order: Order = make_order(definition, rng)
         self._atomic = definition.kind == "PriorityQueue"
         self._closed = False
         self._size_bytes = 0
@@ -222,7 +222,7 @@ class QueueMachine:
         self._effects += [Failed(ticket, error) for ticket in [*self._puts, *self._gets, *self._asks]]
         for waiting in (self._puts, self._gets, self._asks, self._delivered):
             waiting.clear()
-        self._order.pop(len(self._order))
+        self._order = FifoOrder()  # of whatever kind, it is empty, and stays so
         self._size_bytes = 0
 
     # The flush

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aioflow.queues import Completed, QueueDefinition, QueueMachine, Segment, Ticket, _shuffle, gather
+from aioflow.errors import QueueClosed
+from aioflow.queues import Completed, Failed, QueueDefinition, QueueMachine, Segment, Ticket, _shuffle, gather
 from aioflow.queues._order import make_order
 from aioflow.queues._shuffle import SEGMENT_BYTES_SLACK, ShuffleOrder
 from aioflow.specs import ElementSpec, Strings, TensorSpec, pad_column, to_columns
@@ -152,6 +153,19 @@ def test_what_a_drained_bag_has_touched_is_let_go_of() -> None:
         assert [array() is not None for array in arrays] == [is_kept] * 3
     _put(machine, 0, 10)
     assert sorted(_taken(machine, 10)[1]) == list(range(10))
+
+
+def test_a_deleted_bag_is_let_go_of() -> None:
+    """Nothing is drawn from it for that."""
+    machine = _small()
+    _put(machine, 0, CAPACITY)
+    array = weakref.ref(machine._order._arrays[0])  # type: ignore[attr-defined]
+    machine.abort(QueueClosed("deleted"))
+    assert not len(machine)
+    assert array() is None
+    machine.enqueue(Segment.of((np.zeros((1, 16)), np.zeros(1, np.int64))))
+    (effect,) = machine.take_effects()
+    assert isinstance(effect, Failed)
 
 
 @pytest.mark.parametrize("bytes_max", [0, 1 << 20])
