@@ -14,25 +14,25 @@ import numpy as np
 
 from aioflow.queues._definition import UNBOUNDED, QueueDefinition
 from aioflow.queues._segments import Rows, Segment
-from aioflow.specs import numpy_dtype, take_rows
+from aioflow.specs import numpy_dtype, pad_column, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.random import Generator
 
-    from aioflow.specs import Array, Index
+    from aioflow.specs import Array, Column, Index
 
 __all__ = ["CopiedShuffleOrder", "ShuffleOrder"]
 
 # Rows of at most so many bytes are copied.
 COPIED_BYTES_MAX = 4096
 
-# Arrays for all that a queue may hold are made at once, up to this size, as memory is given when it is touched. To grow
-# they are copied, and everything stands meanwhile.
-ARRAYS_BYTES_MAX = 256 << 20
-# Empty arrays of which more was touched are let go of.
-TOUCHED_BYTES_MAX = 1 << 20
+# Arrays grow so many times, up to what the queue may hold: everything stands while they are copied, and memory is given
+# when it is touched.
+GROWTH = 16
+# Arrays of which more was touched are copied to smaller ones when not a quarter of it is in use any more.
+TOUCHED_BYTES_MAX = 4 << 20
 
 # What the segments of a bag may hold beside its rows before they are copied: nothing against a process.
 SEGMENT_BYTES_SLACK = 1 << 20
@@ -48,15 +48,16 @@ class _Bag:
     Args:
         parts: Of each array the shape of an entry, and the dtype.
         rng: Draws.
-        rows: For how many entries there is room at first.
+        rows_max: How many entries there mostly are at most.
     """
 
     def __init__(
-        self, parts: Sequence[tuple[tuple[int, ...], np.dtype[Any]]], rng: Generator, rows: int = _ROWS_FIRST
+        self, parts: Sequence[tuple[tuple[int, ...], np.dtype[Any]]], rng: Generator, rows_max: int = 0
     ) -> None:
         self._rng = rng
+        self._rows_max = rows_max
         self._count = 0
-        self._arrays: list[Array] = [np.empty((rows, *shape), dtype) for shape, dtype in parts]
+        self._arrays: list[Array] = [np.empty((_ROWS_FIRST, *shape), dtype) for shape, dtype in parts]
 
     def __len__(self) -> int:
         return self._count
@@ -65,17 +66,21 @@ class _Bag:
         """All of them: they are copied one by one."""
         return count
 
-    def _extend(self, count: int) -> slice:
-        """Add so many entries, to be filled in; return which they are."""
-        start, self._count = self._count, self._count + count
-        room = len(self._arrays[0])
-        if self._count > room:
-            size = max(self._count, 2 * room)
-            grown = [np.empty((size, *array.shape[1:]), array.dtype) for array in self._arrays]
-            for new, old in zip(grown, self._arrays, strict=True):
-                new[:start] = old[:start]
-            self._arrays = grown
-        return slice(start, self._count)
+    def _append(self, *values: Column | int) -> None:
+        """Add entries, given for each array, the last of which says how many; a failure adds nothing."""
+        count = self._count + len(values[-1])  # type: ignore[arg-type]
+        if count > len(self._arrays[0]):
+            grown = min(GROWTH * len(self._arrays[0]), self._rows_max)
+            self._resize(grown if count <= grown else 2 * count)
+        for array, value in zip(self._arrays, values, strict=True):
+            array[self._count : count] = value
+        self._count = count
+
+    def _resize(self, rows: int) -> None:
+        resized = [np.empty((rows, *array.shape[1:]), array.dtype) for array in self._arrays]
+        for new, old in zip(resized, self._arrays, strict=True):
+            new[: self._count] = old[: self._count]
+        self._arrays = resized
 
     def _draw(self, count: int) -> list[Array]:
         """Take entries out; return them, of each array."""
@@ -119,12 +124,12 @@ class CopiedShuffleOrder(_Bag):
 
     def __init__(self, definition: QueueDefinition, rng: Generator) -> None:
         parts: list[Any] = [(part.shape, numpy_dtype(part.dtype)) for part in definition.element.components]
-        self._parts = [*parts, ((), np.dtype(np.int64))]
-        self._row_bytes = definition.element.nbytes or 0
-        rows = min(definition.bytes_max // max(1, self._row_bytes), ARRAYS_BYTES_MAX // (self._row_bytes + 8))
-        self._rows_first = min(rows, definition.capacity) if definition.capacity != UNBOUNDED else rows
+        row_bytes = definition.element.nbytes or 0
+        rows = definition.bytes_max // max(1, row_bytes)
+        rows_max = rows if definition.capacity == UNBOUNDED else min(rows, definition.capacity)
+        super().__init__([*parts, ((), np.dtype(np.int64))], rng, rows_max)
+        self._row_bytes = row_bytes
         self._touched_rows = 0
-        super().__init__(self._parts, rng, self._rows_first)
 
     @staticmethod
     def takes(definition: QueueDefinition) -> bool:
@@ -145,20 +150,17 @@ class CopiedShuffleOrder(_Bag):
     def pop(self, count: int) -> Rows:
         """Draw rows without replacement."""
         *columns, numbers = self._draw(count)
-        if not self._count and self._touched_rows * self._row_bytes > TOUCHED_BYTES_MAX:
-            self._touched_rows = 0
-            super().__init__(self._parts, self._rng, self._rows_first)
+        if self._touched_rows > 4 * self._count and self._touched_rows * (self._row_bytes + 8) > TOUCHED_BYTES_MAX:
+            self._touched_rows = self._count
+            self._resize(max(_ROWS_FIRST, 2 * self._count))
         rows = Rows()
         index = np.arange(count)  # no slice: what comes back is put back as it was, whatever is done to a view of it
         rows.add(Segment(count, tuple(columns), self._row_bytes), index, numbers, index)
         return rows
 
     def _add(self, segment: Segment, index: Index, numbers: Array) -> None:
-        added = self._extend(len(numbers))
-        *columns, known = self._arrays
-        known[added] = numbers
-        for array, column in zip(columns, segment.columns, strict=True):
-            array[added] = take_rows(column, index)
+        columns = [pad_column(take_rows(column, index)) for column in segment.columns]  # sizes are the same in all rows
+        self._append(*columns, numbers)
         self._touched_rows = max(self._touched_rows, self._count)
 
 
@@ -252,9 +254,7 @@ class ShuffleOrder(_Bag):
 
     def _add(self, segment: Segment, indices: Array, numbers: Array) -> None:
         slot = self._slot_of.get(segment, self._next_slot)
-        added = self._extend(len(indices))
-        for array, values in zip(self._arrays, (slot, indices, numbers), strict=True):
-            array[added] = values
+        self._append(slot, indices, numbers)
         if slot == self._next_slot:
             self._next_slot += 1
             self._segments[slot] = segment

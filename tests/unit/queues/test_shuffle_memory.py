@@ -12,7 +12,7 @@ from aioflow.errors import QueueClosed
 from aioflow.queues import Completed, Failed, QueueDefinition, QueueMachine, Segment, Ticket, _shuffle, gather
 from aioflow.queues._order import make_order
 from aioflow.queues._shuffle import SEGMENT_BYTES_SLACK, ShuffleOrder
-from aioflow.specs import ElementSpec, Strings, TensorSpec, pad_column, to_columns
+from aioflow.specs import ElementSpec, Ragged, Strings, TensorSpec, pad_column, to_columns
 
 ROWS, ROW_BYTES, HELD = 64, 1024, 512
 CAPACITY, POPPED = 1024, 20_000
@@ -122,8 +122,8 @@ def _put(machine: QueueMachine, first: int, rows: int) -> weakref.ref[np.ndarray
 
 def _taken(machine: QueueMachine, count: int) -> tuple[Ticket, list[int]]:
     """Take rows whose components are to agree."""
-    machine.dequeue(count)
-    (effect,) = machine.take_effects()
+    ticket = machine.dequeue(count)
+    (effect,) = (effect for effect in machine.take_effects() if effect.ticket == ticket)
     assert isinstance(effect, Completed)
     assert effect.rows is not None
     columns: Any = gather(effect.rows, machine.definition.element)
@@ -141,18 +141,67 @@ def test_small_rows_are_copied() -> None:
     assert sorted(few + others) == list(range(ROWS))
 
 
-def test_what_a_drained_bag_has_touched_is_let_go_of() -> None:
-    """A megabyte and more."""
-    machine = _small(100_000)
-    arrays = [weakref.ref(array) for array in machine._order._arrays]  # type: ignore[attr-defined]
-    for rows, is_kept in ((1_000, True), (10_000, False)):
-        for start in range(0, rows, 100):
-            _put(machine, start, 100)
-        _, taken = _taken(machine, rows)
-        assert sorted(taken) == list(range(rows))
-        assert [array() is not None for array in arrays] == [is_kept] * 3
-    _put(machine, 0, 10)
-    assert sorted(_taken(machine, 10)[1]) == list(range(10))
+def _array_bytes(machine: QueueMachine) -> int:
+    return sum(array.nbytes for array in machine._order._arrays)  # type: ignore[attr-defined]
+
+
+def test_what_a_bag_has_touched_and_does_not_use_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what came beyond its capacity, too, and when it is never quite empty."""
+    monkeypatch.setattr(_shuffle, "TOUCHED_BYTES_MAX", 1 << 20)
+    machine = _small(1000)
+    _put(machine, 0, 1000)
+    assert _array_bytes(machine) == 1000 * 144  # all that it may hold
+    tickets = []
+    for start in range(1000, 20_000, 1000):
+        tickets.append(_taken(machine, 1000)[0])
+        _put(machine, start, 1000)
+    for ticket in tickets:
+        machine.restore(ticket)
+    assert len(machine) == 20_000
+    assert _array_bytes(machine) >= 20_000 * 144
+    while len(machine) > 10:
+        machine.acknowledge(_taken(machine, min(1000, len(machine) - 10))[0])
+    assert _array_bytes(machine) <= 2 << 20
+    _put(machine, 20_000, 500)
+    assert len(machine) == 510
+
+
+@pytest.mark.parametrize("beyond", [False, True], ids=["put", "restore"])
+def test_a_bag_without_memory_stays_as_it_is(beyond: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds none fails, and all else goes on."""
+    machine = _small(200)
+    _put(machine, 0, 200 if beyond else 50)
+    ticket, _ = _taken(machine, 100 if beyond else 1)
+    _put(machine, 200, 100 if beyond else 1)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "empty", fail)
+        with pytest.raises(MemoryError):
+            machine.restore(ticket) if beyond else _put(machine, 50, 100)
+    assert len(machine) == (200 if beyond else 50)
+    _, taken = _taken(machine, 40)
+    assert len(set(taken)) == 40
+
+
+def test_rows_of_one_size_that_come_as_if_they_varied() -> None:
+    """As a peer may send them that is no client of ours."""
+    element = ElementSpec((TensorSpec("int64", ()), TensorSpec("float32", (2,))))
+    machine = QueueMachine(QueueDefinition("RandomShuffleQueue", element, 100), np.random.default_rng(1))
+    machine.enqueue(Segment.of((np.arange(3), Ragged(np.full((3, 1), 2), np.arange(6, dtype=np.float32)))))
+    machine.enqueue(Segment.of((np.arange(3, 5), np.arange(6, 10, dtype=np.float32).reshape(2, 2))))
+    assert machine.stats().size == 5
+    machine.take_effects()
+    machine.dequeue(5)
+    (effect,) = machine.take_effects()
+    assert isinstance(effect, Completed)
+    assert effect.rows is not None
+    numbers, pairs = gather(effect.rows, element)
+    assert isinstance(numbers, np.ndarray)
+    assert isinstance(pairs, np.ndarray)
+    assert pairs.tolist() == [[2 * number, 2 * number + 1] for number in numbers.tolist()]
 
 
 def test_a_deleted_bag_is_let_go_of() -> None:
@@ -168,10 +217,8 @@ def test_a_deleted_bag_is_let_go_of() -> None:
     assert isinstance(effect, Failed)
 
 
-@pytest.mark.parametrize("bytes_max", [0, 1 << 20])
-def test_a_bag_grows(bytes_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For more than was foreseen, or than is made at once: by what is given back beyond the capacity, and by puts."""
-    monkeypatch.setattr(_shuffle, "ARRAYS_BYTES_MAX", bytes_max)
+def test_a_bag_grows() -> None:
+    """Up to the capacity, and by what is given back beyond it."""
     machine = _small(200)
     _put(machine, 0, 200)
     tickets = [_taken(machine, 50)[0] for _ in range(4)]
