@@ -8,6 +8,7 @@ to fetch it from there. Of other rows the arrays say where they lie.
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,11 +64,11 @@ class _Bag:
         return self._count
 
     def together(self, count: int) -> int:
-        """All of them: they are copied one by one."""
+        """All of them: each is copied, wherever it lies."""
         return count
 
     def _append(self, *values: Column | int) -> None:
-        """Add entries, given for each array, the last of which says how many; a failure adds nothing."""
+        """Add entries, given for each array; what is given for the last says how many. A failure adds nothing."""
         count = self._count + len(values[-1])  # type: ignore[arg-type]
         if count > len(self._arrays[0]):
             grown = min(GROWTH * len(self._arrays[0]), self._rows_max)
@@ -151,8 +152,9 @@ class CopiedShuffleOrder(_Bag):
         """Draw rows without replacement."""
         *columns, numbers = self._draw(count)
         if self._touched_rows > 4 * self._count and self._touched_rows * (self._row_bytes + 8) > TOUCHED_BYTES_MAX:
-            self._touched_rows = self._count
-            self._resize(max(_ROWS_FIRST, 2 * self._count))
+            with suppress(MemoryError):  # what was drawn is not lost for that
+                self._resize(max(_ROWS_FIRST, 2 * self._count))
+                self._touched_rows = self._count
         rows = Rows()
         index = np.arange(count)  # no slice: what comes back is put back as it was, whatever is done to a view of it
         rows.add(Segment(count, tuple(columns), self._row_bytes), index, numbers, index)

@@ -108,7 +108,7 @@ class End:
         receiver: Receiver | None,
         attach: Callable[[Connection], Receiver] | None = None,
         mapped: WeakSet[Mapping] | None = None,
-        made: Callable[[], None] | None = None,
+        made: Callable[[], None] = lambda: None,
     ) -> None:
         self._name = name
         self._socket = peer
@@ -343,16 +343,12 @@ class End:
             is_mapped = bool(descriptors) and self._leases.map(number, values[1], descriptors[0])
             self._outbox.say(numbers(MAPPED if is_mapped else REFUSED, number))
             self._turns.write_later(self)
-            self._note_made()
+            self._made()
         elif kind == DROPPED:
             self._leases.unmap(number)
         else:
             self._segments.answered(number, is_mapped=kind == MAPPED)
             self._turns.write_later(self)
-            self._note_made()
-
-    def _note_made(self) -> None:
-        if self._made is not None:
             self._made()
 
 

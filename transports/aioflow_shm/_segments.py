@@ -140,7 +140,7 @@ class Segments:
 
     @property
     def has_any(self) -> bool:
-        """Whether the other side has been told of memory, and of the end of all of it not yet."""
+        """Whether the other side has any of this memory, or is still to be told that it is gone."""
         return bool(self._segments or self._foreign or self.dropped)
 
     def trim(self) -> None:

@@ -51,6 +51,7 @@ async def main(address, turn, dtype, sizes):
             for number in range(int(turn)):
                 await writer.write((np.zeros([*map(int, sizes)], dtype), np.int64(number)))
             await writer.flush()
+            await flow.lookup("written").enqueue(0)
 
 asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))
 """
@@ -117,7 +118,9 @@ def test_producers_that_take_turns(start_server: StartServer, figure: Figure) ->
             queue = flow.FIFOQueue(-1, [dtype, "int64"], [sizes, []], capacity_bytes=CAPACITY_BYTES, shared_name="full")
             turns = flow.FIFOQueue(1, "int64", [[]], shared_name="turns")
             await queue.size()
+            written = flow.FIFOQueue(1, "int64", [[]], shared_name="written")
             await turns.size()
+            await written.size()
             with ExitStack() as stack, anyio.fail_after(FULL_S):
                 pids = [stack.enter_context(producing(address, TURN, dtype, sizes)) for _ in range(PRODUCERS)]
                 most = 0
@@ -126,8 +129,7 @@ def test_producers_that_take_turns(start_server: StartServer, figure: Figure) ->
                         for _ in range(TURN // 64):
                             await queue.dequeue_many(64)
                     await turns.enqueue(0)
-                    while await queue.size() < TURN:
-                        await anyio.sleep(0.01)
+                    await written.dequeue()
                     most = max(most, (await session.stats())[0].memory_bytes)
                 while (await session.stats())[0].memory_bytes > MORE_MAX * CAPACITY_BYTES:
                     await anyio.sleep(0.05)

@@ -166,6 +166,25 @@ def test_what_a_bag_has_touched_and_does_not_use_is_let_go_of(monkeypatch: pytes
     assert len(machine) == 510
 
 
+def test_what_was_drawn_is_not_lost_when_there_is_no_memory_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays as large as it is, until there is."""
+    monkeypatch.setattr(_shuffle, "TOUCHED_BYTES_MAX", 1 << 10)
+    machine = _small(1000)
+    _put(machine, 0, 1000)
+    resize = _shuffle._Bag._resize
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(_shuffle._Bag, "_resize", fail)
+    _, first = _taken(machine, 900)
+    monkeypatch.setattr(_shuffle._Bag, "_resize", resize)
+    _, second = _taken(machine, 50)
+    assert _array_bytes(machine) == 100 * 144
+    _, rest = _taken(machine, 50)
+    assert sorted(first + second + rest) == list(range(1000))
+
+
 @pytest.mark.parametrize("beyond", [False, True], ids=["put", "restore"])
 def test_a_bag_without_memory_stays_as_it_is(beyond: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds none fails, and all else goes on."""

@@ -9,15 +9,21 @@ from itertools import count
 from pathlib import Path
 
 import anyio
+import numpy as np
 import pytest
 
 from aioflow.testing._transport_ends import BOUND_S, Stage
-from aioflow.transport import Transport
+from aioflow.transport import Frame, Transport
 from aioflow_shm import ShmTransport
 from aioflow_zmq import ZmqTransport
 
 MakeAddress = Callable[[str], str]
 OpenStage = Callable[[str], AbstractAsyncContextManager[Stage]]
+
+
+def is_in_memory(frame: Frame) -> bool:
+    """Whether a frame is a view of a segment of shared memory."""
+    return isinstance(frame, memoryview) and isinstance(frame.obj, np.ndarray) and frame.obj.base is not None
 
 
 EVENT_LOOPS: dict[str, tuple[str, dict[str, bool]]] = {

@@ -20,6 +20,7 @@ from aioflow_shm import ShmTransport
 from aioflow_shm._leases import Leases
 from aioflow_shm._limits import SEGMENT_BYTES
 from aioflow_shm._segments import Segments
+from tests.unit.transports.conftest import is_in_memory
 
 pytestmark = pytest.mark.anyio
 
@@ -85,11 +86,6 @@ def open_pair(folder: Path) -> OpenPair:
     return opened
 
 
-def _is_in_memory(frame: Frame) -> bool:
-    """Whether it is a view of a segment."""
-    return isinstance(frame, memoryview) and isinstance(frame.obj, np.ndarray) and frame.obj.base is not None
-
-
 def _address(frame: Frame) -> int:
     return np.frombuffer(frame, np.uint8).ctypes.data
 
@@ -125,7 +121,7 @@ async def test_what_is_written_in_a_place_is_not_copied(open_pair: OpenPair) -> 
             connection.send([memory[SIZE // 2 :]])
             await pair.taker.wait_messages(number + 1)
             frame = pair.taker.frames.pop()
-            assert _is_in_memory(frame)
+            assert is_in_memory(frame)
             assert bytes(frame) == bytes([value]) * (SIZE - SIZE // 2)
             if value == 1:  # the other side has let go of it, this one has not
                 kept.append(memory)
@@ -172,12 +168,12 @@ async def test_a_place_outlives_its_connection(open_pair: OpenPair) -> None:
 async def test_memory_is_used_again(open_pair: OpenPair) -> None:
     """The first frame waits until memory is mapped; then each lies where the last one lay."""
     async with open_pair() as pair:
-        assert _is_in_memory(await pair.take(0))
+        assert is_in_memory(await pair.take(0))
         await pair.tell()
         addresses: set[int] = set()
         for value in range(1, 20):
             frame = await pair.take(value)
-            assert _is_in_memory(frame)
+            assert is_in_memory(frame)
             assert isinstance(frame, memoryview)
             assert frame.readonly
             assert bytes(frame) == bytes([value]) * SIZE
@@ -206,7 +202,7 @@ async def test_nothing_changes_under_a_view(open_pair: OpenPair) -> None:
                     pass
             del frame, array
             await pair.tell()
-        assert sum(_is_in_memory(each) for _, each in kept if isinstance(each, memoryview)) > 0
+        assert sum(is_in_memory(each) for _, each in kept if isinstance(each, memoryview)) > 0
         for value, each in kept:
             assert set(np.unique(np.ascontiguousarray(each).view(np.uint8)).tolist()) == {value}
 
@@ -217,7 +213,7 @@ async def test_a_view_outlives_its_connection(open_pair: OpenPair) -> None:
         await pair.take(1)
         await pair.tell()
         frame = await pair.take(2)
-    assert _is_in_memory(frame)
+    assert is_in_memory(frame)
     assert bytes(frame) == bytes([2]) * SIZE
     assert _mappings() == 1
     del frame
@@ -232,7 +228,7 @@ async def test_a_view_may_end_in_another_thread(open_pair: OpenPair) -> None:
         await pair.tell()
         for value in range(5):
             held = [await pair.take(value)]
-            assert _is_in_memory(held[0])
+            assert is_in_memory(held[0])
             thread = threading.Thread(target=held.clear)
             thread.start()
             thread.join()
@@ -244,11 +240,11 @@ async def test_who_keeps_everything_gets_the_rest_in_packets(open_pair: OpenPair
     """The memory of a connection is bounded, and nobody waits for it."""
     async with open_pair(memory_bytes=8 * SIZE) as pair:
         kept = [await pair.take(value) for value in range(30)]
-        assert 0 < sum(map(_is_in_memory, kept)) < 8
+        assert 0 < sum(map(is_in_memory, kept)) < 8
         assert [bytes(frame) for frame in kept] == [bytes([value]) * SIZE for value in range(30)]
         kept.clear()
         await pair.tell()
-        assert _is_in_memory(await pair.take(1))
+        assert is_in_memory(await pair.take(1))
 
 
 async def test_memory_of_another_size_takes_the_place_of_what_is_not_used(open_pair: OpenPair) -> None:
@@ -257,7 +253,7 @@ async def test_memory_of_another_size_takes_the_place_of_what_is_not_used(open_p
         for size in (SIZE, 2 * SIZE, 3 * SIZE, 4 * SIZE, SIZE):
             await pair.take(1, size)
             await pair.tell()
-            assert _is_in_memory(await pair.take(2, size)) == (size < 4 * SIZE)  # a quarter at most is rounded up
+            assert is_in_memory(await pair.take(2, size)) == (size < 4 * SIZE)  # a quarter at most is rounded up
             await pair.tell()
         assert _mappings() <= 2 * 3
 
@@ -275,7 +271,7 @@ async def test_without_memory_frames_come_in_packets(
     with caplog.at_level("INFO", "aioflow.shm"):
         async with open_pair() as pair:
             for value in range(3):
-                assert not _is_in_memory(await pair.take(value))
+                assert not is_in_memory(await pair.take(value))
     assert caplog.text.count("No space left") == 1
 
 
@@ -287,7 +283,7 @@ async def test_a_side_that_cannot_map_gets_packets(
     with caplog.at_level("INFO", "aioflow.shm"):
         async with open_pair() as pair:
             for value in range(4):
-                assert not _is_in_memory(await pair.take(value))
+                assert not is_in_memory(await pair.take(value))
                 await pair.tell()
     assert caplog.text.count("cannot map") == 1
 
@@ -298,7 +294,7 @@ async def test_a_forked_child_keeps_what_it_sees(open_pair: OpenPair) -> None:
         await pair.take(1)
         await pair.tell()
         frame = await pair.take(2)
-        assert _is_in_memory(frame)
+        assert is_in_memory(frame)
         (child_reads, parent_writes), (parent_reads, child_writes) = os.pipe(), os.pipe()
         if (child := os.fork()) == 0:
             os.read(child_reads, 1)
@@ -309,7 +305,7 @@ async def test_a_forked_child_keeps_what_it_sees(open_pair: OpenPair) -> None:
         for value in range(3, 8):
             await pair.take(value)
             await pair.tell()
-        assert _is_in_memory(await pair.take(8))
+        assert is_in_memory(await pair.take(8))
         os.write(parent_writes, b"!")
         assert os.read(parent_reads, 10) == b"same"
         os.waitpid(child, 0)
@@ -365,7 +361,7 @@ async def test_what_is_passed_on_is_not_copied(open_pair: OpenPair) -> None:
         for _ in range(3):  # in packets; in memory that the client does not have mapped; in the same, mapped
             returned = await back(await there())
             assert bytes(returned) == bytes([7]) * (SIZE - 16)
-        assert _is_in_memory(returned)
+        assert is_in_memory(returned)
         assert _mappings_of(returned) == 3  # the client's own, the server's, and that of what came back
         for _ in range(5):  # the client has let go of nothing, and its memory is not used again
             await back(await there())
@@ -420,7 +416,7 @@ async def test_memory_that_was_passed_on_to_a_lost_connection_is_not_used_again(
             connected[0].send([came.pop()])
             await other.wait_messages(number + 1)
         seen = other.frames[-1]
-        assert _is_in_memory(seen)
+        assert is_in_memory(seen)
         connected[0].connection.abort()
         await other.wait_lost()
         pair.far.send([b"the lease has ended"])

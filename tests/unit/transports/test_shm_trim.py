@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import numpy as np
 import pytest
 
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo
@@ -18,6 +17,7 @@ from aioflow_shm import ShmTransport, _segments, _server
 from aioflow_shm._leases import Leases
 from aioflow_shm._parcels import TRIM, numbers
 from aioflow_shm._segments import Segments
+from tests.unit.transports.conftest import is_in_memory
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("_little")]
 
@@ -73,9 +73,18 @@ async def producers(folder: Path, count: int) -> AsyncGenerator[tuple[Stage, lis
             await stage.aclose()
 
 
-def is_in_memory(frame: Frame) -> bool:
-    """Whether it is a view of a segment."""
-    return isinstance(frame, memoryview) and isinstance(frame.obj, np.ndarray) and frame.obj.base is not None
+@pytest.fixture
+def unmapped(monkeypatch: pytest.MonkeyPatch) -> list[Leases]:
+    """Note who lets go of a segment of the other side's."""
+    noted: list[Leases] = []
+    unmap = Leases.unmap
+
+    def note(leases: Leases, number: int) -> None:
+        unmap(leases, number)
+        noted.append(leases)
+
+    monkeypatch.setattr(Leases, "unmap", note)
+    return noted
 
 
 async def test_producers_that_take_turns_share_what_one_needs(folder: Path) -> None:
@@ -106,16 +115,8 @@ async def test_what_is_in_use_stays(folder: Path) -> None:
         await all_of_them[0].wait_until_little(stage.listener)
 
 
-async def test_what_was_passed_on_is_let_go_of_by_who_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_passed_on_is_let_go_of_by_who_has_it(folder: Path, unmapped: list[Leases]) -> None:
     """A consumer that has mapped a producer's memory, and is sent no message any more, does not keep it."""
-    unmapped: list[Leases] = []
-    unmap = Leases.unmap
-
-    def note(leases: Leases, number: int) -> None:
-        unmap(leases, number)
-        unmapped.append(leases)
-
-    monkeypatch.setattr(Leases, "unmap", note)
     async with producers(folder, 2) as (stage, (producer, consumer)):
         for _ in range(3):  # in packets; in memory that the consumer is about to map; mapped
             await producer.fill(1, 1)
@@ -133,21 +134,17 @@ async def test_what_was_passed_on_is_let_go_of_by_who_has_it(folder: Path, monke
         await producer.wait_until_little(stage.listener)
 
 
-async def test_what_is_dropped_last_is_let_go_of_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_dropped_last_is_let_go_of_too(
+    folder: Path, unmapped: list[Leases], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When one producer has given back so much that there is little, what another drops just then is told as well."""
-    unmapped: list[Leases] = []
-    unmap, trim_all = Leases.unmap, _server.Server._trim_all
+    trim_all = _server.Server._trim_all
     trimmed = anyio.Event()
-
-    def note(leases: Leases, number: int) -> None:
-        unmap(leases, number)
-        unmapped.append(leases)
 
     def trim(server: _server.Server, **options: bool) -> None:
         trim_all(server, **options)
         trimmed.set()
 
-    monkeypatch.setattr(Leases, "unmap", note)
     monkeypatch.setattr(_server.Server, "_trim_all", trim)
     monkeypatch.setattr(_segments, "TRIM_S", 0)
     async with producers(folder, 3) as (stage, (producer, other, consumer)):
