@@ -44,7 +44,7 @@ ELEMENTS_AHEAD = 16
 # What one request may bring: as many batches as have about a megabyte, but no more than these, nor than a quarter of
 # the capacity, so that several consumers share.
 REQUEST_BYTES = 1 << 20
-BATCHES_MAX = 64
+BATCHES_MAX = 128
 ELEMENTS_MAX = 512
 SHARE = 4
 

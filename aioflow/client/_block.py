@@ -86,7 +86,7 @@ class Block:
     def add_many(self, value: Any, rows_max: int) -> int:
         """Copy in at most so many rows, for which there is room; return how many.
 
-        Returns 0, and copies nothing, where there are more, or the columns do not have exactly the dtypes and shapes.
+        Returns 0, and adds nothing, where there are more, or the columns do not have exactly the dtypes and shapes.
         """
         row, columns = self.count, self._columns or self._allocate()
         if type(value) is not tuple or self._is_named or len(value) != len(columns):
@@ -94,10 +94,9 @@ class Block:
         rows = len(value[0]) if type(value[0]) is np.ndarray and value[0].ndim else 0
         if not 0 < rows <= rows_max:
             return 0
-        for column, (dtype, shape, _) in zip(value, self._fits, strict=True):
-            if type(column) is not np.ndarray or column.dtype is not dtype or column.shape != (rows, *shape):
-                return 0
-        for column, given in zip(columns, value, strict=True):
+        for given, column, (dtype, shape, _) in zip(value, columns, self._fits, strict=True):
+            if type(given) is not np.ndarray or given.dtype is not dtype or given.shape != (rows, *shape):
+                return 0  # what was copied before lies behind the last row, where the next one goes
             column[row : row + rows] = given
         self.count = row + rows
         return rows

@@ -225,8 +225,8 @@ class Queue:
             n: Elements in a batch.
             drop_remainder: Whether to drop a last batch that is shorter.
             prefetch: How many batches to keep ahead of need, where they have 1 MB or more; smaller ones are added up to
-                that, 64 at most, and at most a quarter of the capacity. They come in as many messages or, from a server
-                on this host, in two, of 32 MiB at most. 0 for none. Not used where the queue is in this process.
+                that, 128 at most, and at most a quarter of the capacity. They come in as many messages; from a server
+                on this host in two, of 32 MiB at most. 0 for none. Not used where the queue is in this process.
             copy: Whether each batch is private, writable memory instead of a possibly read-only view.
             device: Where batches go, such as `/gpu:0`: as arrays of that device that are ready (CuPy's on CUDA),
                 strings on the host. Where requests are ahead and rows have come, the next batch is copied while the

@@ -259,7 +259,8 @@ class RemoteHost:
         assert self._receipts is not None
         self._receipts.note(request, rows)
         self._peer.take(request, rows)
-        self._late.resolve(None)
+        if not self._late.is_set:  # a call less, for each element
+            self._late.resolve(None)
 
     async def _acknowledge_late(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ QueueCheck = Callable[[OpenSession], Awaitable[None]]
 
 # Round trips after which what was to be seen counts as missing; a few are enough, other sessions' messages take longer.
 ROUND_TRIPS_MAX = 10_000
+# And seconds: in one process round trips take none to speak of, and what is to be seen may wait for a thread to start.
+THREADS_S = 5.0
 
 _numbers = itertools.count(1)
 
@@ -85,11 +88,14 @@ def start(tasks: TaskGroup, call: Callable[..., Awaitable[Any]], *arguments: Any
 
 
 async def until(queue: Queue, **expected: Any) -> QueueStats:
-    """Ask for the queue's statistics until they are as expected, a bounded number of times."""
+    """Ask for the queue's statistics until they are as expected; bounded in number and, for threads, in time."""
     stats = await queue.stats()
-    for _ in range(ROUND_TRIPS_MAX):
+    deadline = time.monotonic() + THREADS_S
+    for round_trips in itertools.count():
         if all(getattr(stats, name) == value for name, value in expected.items()):
             return stats
+        if round_trips > ROUND_TRIPS_MAX and time.monotonic() > deadline:
+            break
         await checkpoint()
         stats = await queue.stats()
     raise AssertionError(f"expected {expected}, the last was {stats}")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 GROUP = 256  # small elements in a group
 GROUP_BATCHES = 3  # of images
-GROUP_CHUNKS_ROWS = 2048  # rows of chunks, which grow where others are under way
+GROUP_CHUNKS_ROWS = 8192  # rows of chunks, which grow where others are under way
 GROUP_BYTES = 20 << 20  # of large tensors
 PREFETCH, PREFETCH_LARGE = 4, 6
 LARGE_BYTES = 1 << 16

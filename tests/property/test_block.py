@@ -66,6 +66,22 @@ def test_exact_arrays_go_the_quick_way(data: st.DataObject) -> None:
     assert spec.shape or block.add(array[()])
 
 
+def test_a_chunk_whose_last_column_does_not_fit_adds_nothing() -> None:
+    """The columns before it were copied by then; the next rows take their place."""
+    element = ElementSpec((TensorSpec("int64", ()), TensorSpec("float32", (2,))))
+    block = Block(QueueDefinition("FIFOQueue", element, 10), 16, 4, lambda _: None)
+    fitting = np.arange(2), np.ones((2, 2), np.float32)
+    for wrong in (np.ones((2, 3), np.float32), np.ones((3, 2), np.float32), np.ones((2, 2)), [[1.0, 1.0]] * 2):
+        assert block.add_many((np.full(2, 7), wrong), 4) == 0
+    assert block.add_many(fitting, 1) == 0, "there are more rows than may be added"
+    assert block.count == 0
+    assert block.add_many(fitting, 4) == 2
+    assert block.add((np.int64(5), np.zeros(2, np.float32)))
+    numbers, pairs = map(np.asarray, block.take().columns)
+    assert numbers.tolist() == [0, 1, 5]
+    assert pairs.tolist() == [[1, 1], [1, 1], [0, 0]]
+
+
 VARYING = st.builds(
     TensorSpec, dtypes().filter(lambda name: name not in STRING_DTYPES), shapes(rank_max=3, partial=True)
 )

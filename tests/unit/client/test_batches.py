@@ -176,7 +176,7 @@ async def test_a_delivery_of_runs_is_handed_over_run_by_run(fake_queue: Any) -> 
     """Each step takes a batch of it; the next request goes when the last batch is taken, which may be short."""
     batches = fake_queue.batches(2, prefetch=1)
     assert await step(fake_queue, batches, 0, 1, 2, 3, 4, 5) == [1, 2]
-    assert fake_queue.host.asked == (2, 64)
+    assert fake_queue.host.asked == (2, 125)
     assert (await anext(batches)).tolist() == [3, 4]
     assert fake_queue.host.log[-1] == "take [3, 4] of ask 1"
     assert (await anext(batches)).tolist() == [5]
@@ -230,7 +230,7 @@ async def test_how_much_is_asked_for(fake_queue: Any, queue: Any, asked: tuple[i
         pytest.param(flow.FIFOQueue(1000, "uint8", (224, 224, 3)), {"n": 64, "prefetch": 4}, (64, 2), 2, id="four"),
         pytest.param(flow.FIFOQueue(1000, "uint8", (224, 224, 3)), {"n": 64, "prefetch": 9}, (64, 3), 3, id="nine"),
         pytest.param(flow.FIFOQueue(200, "uint8", (224, 224, 3)), {"n": 64, "prefetch": 4}, (64, 1), 4, id="a quarter"),
-        pytest.param(flow.FIFOQueue(-1, "int64", ()), {"n": 64, "prefetch": 4}, (64, 64), 4, id="small"),
+        pytest.param(flow.FIFOQueue(-1, "int64", ()), {"n": 64, "prefetch": 4}, (64, 128), 4, id="small"),
         pytest.param(flow.FIFOQueue(1000, "float32", (1000, 1000)), {"n": 1, "single": True}, (1, 8), 2, id="elements"),
         pytest.param(flow.FIFOQueue(1000, "float32", (5000, 5000)), {"n": 1, "single": True}, (1, 1), 2, id="huge"),
     ],
@@ -248,8 +248,8 @@ async def test_how_much_is_asked_for_on_one_host(
 @pytest.mark.parametrize(
     ("queue", "asked"),
     [
-        pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]]), (2, 64), id="numbers"),
-        pytest.param(flow.FIFOQueue(1000, "str", ()), (2, 64), id="strings"),
+        pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]]), (2, 125), id="numbers"),
+        pytest.param(flow.FIFOQueue(1000, "str", ()), (2, 125), id="strings"),
         pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]], capacity_bytes=127), (2, 1), id="few bytes"),
         pytest.param(flow.PaddingFIFOQueue(1000, ["int64"], [[None]], capacity_bytes=1 << 31), (2, 1), id="many bytes"),
         pytest.param(flow.PaddingFIFOQueue(1000, ["str"], [[None]]), (2, 1), id="padded strings"),
