@@ -30,9 +30,9 @@ ALIGN_BYTES = 64
 MEMORY_FROM = 64 << 10
 
 # The memory of one connection and direction that is kept for frames: what a queue holds by default, and a bit.
-# A single frame takes a quarter at most, so that several can be on their way.
+# However large frames are, it is that of so many: one is written, one is read, and others wait in a queue.
 MEMORY_BYTES = 320 << 20
-SHARE_OF_ONE_FRAME = 4
+FRAMES_MIN = 4
 
 # Where a server shares more than this with its clients in all, what a queue holds by default and a tenth, segments that
 # were not in use for so long are given back. What goes through queues all the time comes round sooner: given back at

@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import ref
 
+import numpy as np
+
 from aioflow_shm._limits import (
     FOREIGN_MAX,
+    FRAMES_MIN,
     LARGE_BYTES,
     MEMORY_FROM,
     SEGMENT_BYTES,
     SEGMENTS_MAX,
-    SHARE_OF_ONE_FRAME,
     TRIM_S,
 )
 from aioflow_shm._places import Place, Segment
@@ -60,7 +62,7 @@ class Segments:
 
     Args:
         peer: The other side, for messages to people.
-        bytes_max: Memory that they take in all.
+        bytes_max: Memory that they take in all, or that of `FRAMES_MIN` frames where these are larger; 0: none.
         poison: Whether what comes back is overwritten, so that a view that should be gone is found out.
 
     Attributes:
@@ -81,7 +83,7 @@ class Segments:
         self._next_segment = 0
         self._next_lease = 0
         self._bytes = 0
-        self._is_refused = False
+        self._is_refused = not bytes_max
         self.made: list[tuple[int, int]] = []
         self.dropped: list[int] = []
 
@@ -126,7 +128,8 @@ class Segments:
                 self._make(place_bytes)
             return None
         start = segment.take()
-        segment.memory[start : start + size] = frame if isinstance(frame, bytes) else frame.cast("B")
+        # NumPy lets other threads run meanwhile, a mapping does not: a gigabyte takes longer than a beat may be late.
+        np.frombuffer(segment.memory, np.uint8, size, start)[:] = np.frombuffer(frame, np.uint8)
         return self._lease(segment, start, start, size)
 
     def allocate(self, size: int) -> memoryview | None:
@@ -225,7 +228,7 @@ class Segments:
     def _make(self, place_bytes: int) -> Segment | None:
         """Make a segment, if there is room for it."""
         size = max(1, SEGMENT_BYTES // place_bytes) * place_bytes
-        if place_bytes * SHARE_OF_ONE_FRAME > self._bytes_max or not self._make_room(size):
+        if not self._make_room(size, max(self._bytes_max, FRAMES_MIN * place_bytes)):
             return None
         try:
             fd, memory = _new_memory(size)
@@ -276,14 +279,14 @@ class Segments:
         if (foreign := self._foreign.pop(mapping, None)) is not None:
             self.dropped.append(foreign.number)
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, size: int, bytes_max: int) -> bool:
         """Drop segments that are not in use, the oldest first, until there is room for one more."""
         for segment in tuple(self._segments.values()):
-            if self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX:
+            if self._bytes + size <= bytes_max and len(self._segments) < SEGMENTS_MAX:
                 return True
             if segment.is_unused:
                 self._drop(segment)
-        return self._bytes + size <= self._bytes_max and len(self._segments) < SEGMENTS_MAX
+        return self._bytes + size <= bytes_max and len(self._segments) < SEGMENTS_MAX
 
     def _drop(self, segment: Segment) -> None:
         self.dropped.append(segment.number)
