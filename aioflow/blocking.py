@@ -207,7 +207,7 @@ class Session:
         queue: client.Queue,
         batch: int = 64,
         *,
-        batch_bytes: int = 1 << 20,
+        batch_bytes: int | None = None,
         delay_s: float = 0.002,
         timeout: float | None = None,
     ) -> Writer:

@@ -31,7 +31,7 @@ class Block:
 
     Attributes:
         count: Rows in it.
-        room: How many it can hold.
+        room: How many it can hold before it is taken.
         row_bytes: Payload bytes of each.
     """
 
@@ -39,6 +39,8 @@ class Block:
         self.count = 0
         self.room = rows_max
         self.row_bytes = row_bytes
+        self._rows_max = rows_max
+        self._first = 0  # before it lies what was taken
         self._element = definition.element
         self._shared = allocate
         self._is_named = definition.element.names is not None
@@ -66,7 +68,7 @@ class Block:
                 element = self._element.split(element)
             except SpecMismatch:
                 return False
-        row, columns = self.count, self._columns or self._allocate()
+        row, columns = self._first + self.count, self._columns or self._allocate()
         if len(element) != len(columns):
             return False
         for value, column, (dtype, shape, scalars) in zip(element, columns, self._fits, strict=True):
@@ -80,7 +82,7 @@ class Block:
                 column[row] = value
             except OverflowError:
                 return False
-        self.count = row + 1
+        self.count += 1
         return True
 
     def add_many(self, value: Any, rows_max: int) -> int:
@@ -88,7 +90,7 @@ class Block:
 
         Returns 0, and adds nothing, where there are more, or the columns do not have exactly the dtypes and shapes.
         """
-        row, columns = self.count, self._columns or self._allocate()
+        row, columns = self._first + self.count, self._columns or self._allocate()
         if type(value) is not tuple or self._is_named or len(value) != len(columns):
             return 0
         rows = len(value[0]) if type(value[0]) is np.ndarray and value[0].ndim else 0
@@ -98,29 +100,39 @@ class Block:
             if type(given) is not np.ndarray or given.dtype is not dtype or given.shape != (rows, *shape):
                 return 0  # what was copied before lies behind the last row, where the next one goes
             column[row : row + rows] = given
-        self.count = row + rows
+        self.count += rows
         return rows
 
     def add_row(self, columns: tuple[Column, ...]) -> bool:
         """Copy in columns of one row, for which there is room: true."""
+        row = self._first + self.count
         for column, given in zip(self._columns or self._allocate(), columns, strict=True):
-            column[self.count : self.count + 1] = given
+            column[row : row + 1] = given
         self.count += 1
         return True
 
     def take(self) -> Segment:
-        """Return the rows, and begin anew; few rows are copied, so that they do not keep the memory of many."""
-        columns, count = self._columns, self.count
+        """Return the rows; those to come lie behind them in the same memory, until there is no room."""
+        first, count = self._first, self.count
+        parts = tuple([column[first : first + count] for column in self._columns])
+        for part in parts:
+            part.flags.writeable = False
         self.count = 0
-        if 2 * count < self.room:
-            columns = [column[:count].copy() for column in columns]
-        else:
-            self._columns = []
-        for column in columns:
-            column.flags.writeable = False
-        parts = tuple(column[:count] for column in columns)
+        self._first += count
+        self.room -= count
+        if not self.room:
+            self._renew()
         return Segment(count, parts, self.row_bytes, parts[0] if self._prioritised else None)
 
+    def resize(self, rows_max: int) -> None:
+        """Have memory for so many rows taken at once, from now on where there is no row."""
+        self._rows_max = rows_max
+        if not self.count:
+            self._renew()
+
+    def _renew(self) -> None:
+        self._columns, self._first, self.room = [], 0, self._rows_max
+
     def _allocate(self) -> list[Array]:
-        self._columns = [empty((self.room, *shape), dtype, self._shared) for dtype, shape, _ in self._fits]  # type: ignore[arg-type]
+        self._columns = [empty((self._rows_max, *shape), dtype, self._shared) for dtype, shape, _ in self._fits]  # type: ignore[arg-type]
         return self._columns

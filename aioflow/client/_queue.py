@@ -272,7 +272,7 @@ class Queue:
 
     # Producers
 
-    def writer(self, batch: int = 64, *, batch_bytes: int = 1 << 20, delay_s: float = 0.002) -> Writer:
+    def writer(self, batch: int = 64, *, batch_bytes: int | None = None, delay_s: float = 0.002) -> Writer:
         """Group elements into `enqueue_many`; use as `async with q.writer() as w: await w.write(element)`.
 
         `w.write_many(columns)` takes several, as `enqueue_many` does, and does not wait until they are accepted.
@@ -281,10 +281,10 @@ class Queue:
         flushes. A cancelled or failed exit flushes within 1 s and notes on the exception how many elements did not go.
 
         Args:
-            batch: Elements to group; while a group is under way the next may grow to 8 times as many, or to a quarter
-                of the capacity.
-            batch_bytes: Bytes after which a group is sent although it has fewer elements.
-            delay_s: Seconds after which what was written is sent at the latest.
+            batch: Elements to group; 8 times as many, or a quarter of the capacity, while another group is under way.
+            batch_bytes: Bytes after which a group is sent although it has fewer elements. None: 1 MiB, or whole batches
+                as consumers take them where these have more, of at most a 24th of `capacity_bytes`.
+            delay_s: Seconds until what was written is sent at the latest; thrice that for a third of a larger batch.
 
         Raises:
             SpecMismatch: An argument is not above 0.

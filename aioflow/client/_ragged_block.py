@@ -27,7 +27,7 @@ class RaggedBlock:
 
     Attributes:
         count: Rows in it.
-        room: How many it can hold, while there is room for their values.
+        room: How many it can hold before it is taken, while there is room for their values.
     """
 
     def __init__(self, definition: QueueDefinition, rows_max: int, bytes_max: int, allocate: Allocate) -> None:
@@ -44,7 +44,9 @@ class RaggedBlock:
         ]
         self._fixed = [i for i, component in parts if component.nbytes is not None]
         fixed = ElementSpec(tuple(element.components[i] for i in self._fixed))
-        self._block = Block(replace(definition, element=fixed), fixed.nbytes or 0, rows_max, allocate)
+        if fixed.nbytes:
+            self.room = max(1, min(rows_max, bytes_max // fixed.nbytes))
+        self._block = Block(replace(definition, element=fixed), fixed.nbytes or 0, self.room, allocate)
 
     @staticmethod
     def takes(element: ElementSpec) -> bool:
@@ -69,7 +71,7 @@ class RaggedBlock:
                 element = self._element.split(element)
             except SpecMismatch:
                 return False
-        if len(element) != self._width:
+        if len(element) != self._width or self.count == self.room:
             return False
         fixed = self._fixed
         if fixed and not self._block.add((element[fixed[0]],) if len(fixed) == 1 else [element[i] for i in fixed]):
@@ -94,6 +96,7 @@ class RaggedBlock:
         columns: dict[int, Column] = {values.component: values.take(self.count) for values in self._varying}
         if self._fixed:
             columns.update(zip(self._fixed, self._block.take().columns, strict=True))
+            self.room = self._block.room
         self.count = 0
         return Segment.of(tuple([columns[i] for i in range(len(columns))]))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import os
 import weakref
@@ -14,25 +13,22 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from aioflow.client._block import Block
+from aioflow.client._group_size import GroupSize
 from aioflow.client._ragged_block import RaggedBlock
+from aioflow.client._runs import join_run
 from aioflow.errors import AioflowError, SessionError, SpecMismatch
-from aioflow.queues import Segment
 from aioflow.runtime import Background, Withdrawn, begin_call, current_turn, finish, give_turn, now
-from aioflow.specs import Strings, join_columns
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from aioflow.client._queue import Queue
+    from aioflow.queues import Segment
     from aioflow.runtime import Call
 
 __all__ = ["Writer"]
 
-# Groups under way: while the server takes one, the next fills.
-GROUPS_MAX = 2
-
-# A group that fills while others are under way becomes so many times larger: the busier the server, the fewer messages.
-GROWTH = 8
+EXTENDED = 3  # delays for a batch of large elements that is about to be whole: cut in two, it is copied
 
 # What a cancelled or failed exit may take to flush, and again to withdraw what was not accepted.
 EXIT_S = 0.5
@@ -41,21 +37,22 @@ EXIT_S = 0.5
 class Writer:
     """Made by `queue.writer()`; see there."""
 
-    def __init__(self, queue: Queue, batch: int, batch_bytes: int, delay_s: float) -> None:
-        if not (_is_above_0(batch, int) and _is_above_0(batch_bytes, int) and _is_above_0(delay_s, int | float)):
+    def __init__(self, queue: Queue, batch: int, batch_bytes: int | None, delay_s: float) -> None:
+        is_known = batch_bytes is None or _is_above_0(batch_bytes, int)
+        if not (_is_above_0(batch, int) and is_known and _is_above_0(delay_s, int | float)):
             raise SpecMismatch(
                 f"a writer needs batch, batch_bytes and delay_s above 0, got {(batch, batch_bytes, delay_s)}"
             )
         self._queue = queue
-        self._batch = self._rows_max = batch
+        self._batch = batch
         self._batch_bytes = batch_bytes
         self._delay_s = delay_s
         # What is buffered: segments, and behind them the block, where elements are numbers and the writer is open.
         self._segments: list[Segment] = []
         self._block: Block | RaggedBlock | None = None
         self._rows = self._bytes = 0
-        # Of the block's rows, how many may be written without a look at all the rest, and how many could when it was
-        # looked last: nothing goes before there are as many. Those that were written are counted by `_settle`.
+        # Of the block's rows, how many may be written without a look at all the rest, as nothing can go before, and how
+        # many could when it was looked last. Those that were written are counted by `_settle`.
         self._free = self._granted = 0
         self._granted_bytes = 0  # in the block when it was looked last
         # What went of a group before it was full. The rest of it is the next one: a consumer of the same size finds its
@@ -79,13 +76,11 @@ class Writer:
         group.start_soon(self._send_late)
         self._forget = session.flush_at_close(self._flush_kept)
         definition = self._ref.definition
+        size = self._size = GroupSize(definition, self._batch, self._batch_bytes)
         if (row_bytes := definition.element.nbytes) is not None:
-            rows_max = min(self._batch * GROWTH, -(-self._batch_bytes // max(1, row_bytes)))
-            self._block = Block(definition, row_bytes, rows_max, self._host.allocate)
+            self._block = Block(definition, row_bytes, size.block_rows, self._host.allocate)
         elif RaggedBlock.takes(definition.element):
-            self._block = RaggedBlock(definition, self._batch * GROWTH, 2 * self._batch_bytes, self._host.allocate)
-        share = definition.capacity // 4 if definition.capacity > 0 else self._batch * GROWTH
-        self._rows_max = max(self._batch, min(self._batch * GROWTH, share))
+            self._block = RaggedBlock(definition, size.block_rows, 2 * size.nbytes, self._host.allocate)
         self._is_open = True
         _open.add(self)
         return self
@@ -196,12 +191,11 @@ class Writer:
         self._count(segment.rows, segment.nbytes(slice(0, segment.rows)))
 
     def _check_open(self) -> None:
+        what = f"the writer on {self._queue.name!r} is"
         if self._is_forked:
-            raise SessionError(
-                f"the writer on {self._queue.name!r} is that of the parent process: open a session and a writer here"
-            )
+            raise SessionError(f"{what} that of the parent process: open a session and a writer here")
         if not self._is_open:
-            raise SessionError(f"the writer on {self._queue.name!r} is not open: use `async with queue.writer() as w`")
+            raise SessionError(f"{what} not open: use `async with queue.writer() as w`")
 
     def _may_buffer(self) -> bool:
         """Whether what is buffered may grow: not if no group is under way and it may go, or if it is full."""
@@ -214,7 +208,18 @@ class Writer:
     def _forget_done(self) -> None:
         """Let go of groups that are in, unless a task is about to: one that waits for the first."""
         while self._calls and self._calls[0][0].waiter.is_set and not (self._has_failed() or self._turn.locked()):
-            self._calls.popleft()
+            self._forget_first()
+
+    def _forget_first(self) -> None:
+        """Let go of the first group, whose answer tells how many rows consumers take at once, and where that begins."""
+        call, _ = self._calls.popleft()
+        count, beyond = call.waiter.value or (0, 0)
+        if count and self._size.take_together(count):
+            self._settle()
+            under_way = sum(rows for _, rows in self._calls)
+            self._gone_rows, self._gone_bytes = self._size.gone(beyond + under_way, 0)
+            if type(self._block) is Block:
+                self._block.resize(self._size.block_rows)
 
     def _add(self, block: Block | RaggedBlock, element: Any) -> bool:
         """Copy an element to the block and count it; say whether it fits there."""
@@ -233,8 +238,8 @@ class Writer:
         """Let rows be written as long as nothing could go and the block has room; the last one is looked at."""
         block = self._block
         if block is not None and not self._free and self._is_late:  # else nobody would send them
-            rows = (self._rows_max if self._calls else self._batch) - self._gone_rows - self._rows
-            nbytes = self._batch_bytes - self._gone_bytes - self._bytes
+            rows = self._size.rows_until(self._gone_rows + self._rows, is_alone=not self._calls)
+            nbytes = self._size.nbytes - self._gone_bytes - self._bytes
             self._free = self._granted = max(0, block.rows_within(rows, max(0, nbytes)) - 1)
             self._granted_bytes = block.nbytes
 
@@ -247,10 +252,10 @@ class Writer:
         self._free = self._granted = 0
 
     def _is_ripe(self) -> bool:
-        return self._gone_rows + self._rows >= self._batch or self._gone_bytes + self._bytes >= self._batch_bytes
+        return self._size.is_ripe(self._gone_rows + self._rows, self._gone_bytes + self._bytes)
 
     def _is_full(self) -> bool:
-        return self._gone_rows + self._rows >= self._rows_max or self._gone_bytes + self._bytes >= self._batch_bytes
+        return self._size.is_full(self._gone_rows + self._rows, self._gone_bytes + self._bytes)
 
     def _count(self, rows: int, nbytes: int) -> None:
         """Count what was buffered just now, and send if it is enough."""
@@ -270,7 +275,7 @@ class Writer:
         """
         self._forget_done()
         calls = self._calls
-        is_due = self._is_full() and len(calls) < GROUPS_MAX if calls else self._is_ripe()
+        is_due = self._is_full() and len(calls) < self._size.groups_max if calls else self._is_ripe()
         if is_due:
             self._send()
         return is_due
@@ -284,18 +289,17 @@ class Writer:
         self._settle()
         self._end_block()
         self._sent_at = now()
-        is_whole = self._is_ripe()
-        self._gone_rows = 0 if is_whole else self._gone_rows + self._rows
-        self._gone_bytes = 0 if is_whole else self._gone_bytes + self._bytes
+        rows, nbytes = self._gone_rows + self._rows, self._gone_bytes + self._bytes
+        self._gone_rows, self._gone_bytes = self._size.gone(rows, nbytes)
+        if type(self._block) is Block and self._block.room < self._size.rows_together(self._gone_rows):
+            self._block.resize(self._size.block_rows)
         while self._segments:
-            first = _group_of(self._segments[0])
-            group = list(itertools.takewhile(lambda segment: _group_of(segment) == first, self._segments))  # noqa: B023
-            joined = _join(group)
+            joined, count = join_run(self._segments)
             call = self._host.put(self._ref, joined)
             if not call.waiter.is_set:
                 call.waiter.when_set(self._settle)  # so that the next write looks what came of it
             self._calls.append((call, joined.rows))
-            del self._segments[: len(group)]
+            del self._segments[:count]
             self._rows -= joined.rows
         self._bytes = 0
 
@@ -315,24 +319,32 @@ class Writer:
                     self._settle()
                     if not call.waiter.is_set:  # the wait has taken the place of who is told
                         call.waiter.when_set(self._settle)
-                self._calls.popleft()
+                self._forget_first()
 
     async def _send_late(self) -> None:
-        wait_s = self._delay_s
+        wait_s, is_extended = self._delay_s, False
         while True:
             await self._written.wait()
             await anyio.sleep(wait_s)
             wait_s = self._sent_at + self._delay_s - now()
-            if wait_s > 0:  # what is there was written since
+            is_extended = wait_s <= 0 and not is_extended and self._fills()
+            if is_extended:
+                wait_s = (EXTENDED - 1) * self._delay_s
+            if wait_s > 0:  # else what is there was written since
                 continue
             wait_s = self._delay_s
             self._written = anyio.Event()
             self._is_late = False
-            await self._await_calls(GROUPS_MAX - 1)
+            await self._await_calls(self._size.groups_max - 1)
             try:
                 self._send()
             except AioflowError as error:
                 self._keep(error)
+
+    def _fills(self) -> bool:
+        """Whether so much of a whole batch has come within the delay that the rest is likely to come soon."""
+        self._settle()
+        return self._size.has_come(self._gone_rows + self._rows, 1 / EXTENDED)
 
     async def _flush_kept(self) -> None:
         """Flush; what goes wrong surfaces at the next write or at the exit."""
@@ -386,15 +398,3 @@ os.register_at_fork(after_in_child=_in_child)
 
 def _is_above_0(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and 0 < value < math.inf
-
-
-def _group_of(segment: Segment) -> list[Any]:
-    """What segments that are joined have in common: the shapes of strings, and the ranks of numbers."""
-    return [column.shape[1:] if isinstance(column, Strings) else len(column.shape) for column in segment.columns]
-
-
-def _join(segments: list[Segment]) -> Segment:
-    if len(segments) == 1:
-        return segments[0]
-    columns = tuple(map(join_columns, zip(*(segment.columns for segment in segments), strict=True)))
-    return Segment.of(columns, prioritised=segments[0].priorities is not None)

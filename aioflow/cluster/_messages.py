@@ -117,7 +117,7 @@ __all__ = [
     "find_fault",
 ]
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 # In the order of their codes.
 Message = (

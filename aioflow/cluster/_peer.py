@@ -284,7 +284,7 @@ class Peer:
                 if request.registers is not None and request.ref is not None:
                     name, rejoin_s = request.registers
                     self._producers[request.ref, name] = rejoin_s
-                return Answered(message.id, message.value)
+                return Answered(message.id, (message.value, message.beyond) if request.kind is m.Put else message.value)
             case m.Found():
                 return Answered(message.id, unpack_definition(message.definition))
             case m.Tensors():

@@ -80,6 +80,7 @@ class QueueRequests:
         queue = self._attach(session, message.queue)
         check_count(queue.definition, message.count)
         ticket = queue.machine.dequeue(message.count, up_to=message.up_to)
+        queue.batch = message.count
         self._tickets.track(session, message.id, Call(queue, ticket, is_put=False))
 
     def ask(self, session: Session, message: m.Ask, _: Sequence[Frame]) -> None:
@@ -87,6 +88,7 @@ class QueueRequests:
         queue = self._attach(session, message.queue)
         check_count(queue.definition, message.count)
         ticket = queue.machine.ask(message.count, message.runs, session.name)
+        queue.batch = message.count
         self._tickets.track(session, message.id, Call(queue, ticket, is_put=False))
 
     def close(self, session: Session, message: m.Close, _: Sequence[Frame]) -> None:

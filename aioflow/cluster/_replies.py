@@ -47,10 +47,15 @@ class Welcome:
 
 @dataclass(slots=True)
 class Done:
-    """The request is done; `value` is the answer of `Size` and `IsClosed`."""
+    """The request is done; `value` is the answer of `Size` and `IsClosed`.
+
+    Of a put it is how many rows gets take at once, 0 before the first, and `beyond` how many rows of the queue are in
+    behind the last whole such batch: a writer has its groups end where a batch does.
+    """
 
     id: Id
     value: Annotated[int, Int()] = 0
+    beyond: Annotated[int, Int()] = 0
 
 
 @dataclass(slots=True)

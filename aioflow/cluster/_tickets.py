@@ -147,7 +147,8 @@ class Tickets:
         if isinstance(effect, Failed) or (isinstance(effect, Completed) and effect.rows is None):
             del self.owners[queue, effect.ticket]
             call = session.take_waiting(request)
-            message = pack_error(request, effect.error) if isinstance(effect, Failed) else m.Done(request)
+            told = queue.batching() if call is not None and call.nbytes else ()
+            message = pack_error(request, effect.error) if isinstance(effect, Failed) else m.Done(request, *told)
             self.answer(session, request, message, keep=call is not None and call.is_put)
         elif isinstance(effect, Completed) and effect.rows is not None:
             element = queue.definition.element

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from aioflow.queues._effects import Ticket
     from aioflow.queues._segments import Segment
 
-__all__ = ["Get", "Put"]
+__all__ = ["COPY_BYTES_MAX", "RESULT_BYTES_MAX", "Get", "Put"]
+
+# What one waiting get may pile up outside of the capacity: a few elements of the largest size planned for, 1 GB.
+RESULT_BYTES_MAX = 4 * 1000**3
+
+# Who asks ahead gets no more than so much that was copied together from several puts: one more message takes less.
+COPY_BYTES_MAX = 1 << 20
 
 
 @dataclass(slots=True, eq=False)

@@ -24,7 +24,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from aioflow.errors import AioflowError, EndOfQueue, OperationCancelled, QueueClosed, QueueError
-from aioflow.queues._attempts import Get, Put
+from aioflow.queues._attempts import COPY_BYTES_MAX, RESULT_BYTES_MAX, Get, Put
 from aioflow.queues._definition import UNBOUNDED, QueueDefinition
 from aioflow.queues._deliveries import Deliveries
 from aioflow.queues._effects import Completed, Effect, Failed, QueueStats, Recall, Ticket
@@ -35,12 +35,6 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 __all__ = ["QueueMachine"]
-
-# What one waiting get may pile up outside of the capacity: a few elements of the largest size planned for, 1 GB.
-RESULT_BYTES_MAX = 4 * 1000**3
-
-# Who asks ahead gets no more than so much that was copied together from several puts: one more message takes less.
-COPY_BYTES_MAX = 1 << 20
 
 
 class QueueMachine:
@@ -70,6 +64,11 @@ class QueueMachine:
         return len(self._order) + self._delivered.ahead
 
     @property
+    def remaining(self) -> int:
+        """Rows that are still to be got, those included that the first get has taken while it waits."""
+        return len(self._order) + self._partial()
+
+    @property
     def is_closed(self) -> bool:
         """Whether a close has had its turn."""
         return self._closed
@@ -77,7 +76,7 @@ class QueueMachine:
     @property
     def is_drained(self) -> bool:
         """Whether no element can come any more: closed, empty, nothing unacknowledged."""
-        return self._closed and not len(self._order) and not self._delivered and not self._holds_partial()
+        return self._closed and not len(self._order) and not self._delivered and not self._partial()
 
     def is_put(self, ticket: Ticket) -> bool:
         """Whether a put or a close of this ticket waits."""
@@ -375,8 +374,8 @@ class QueueMachine:
         """How many elements a get may take now."""
         return len(self._order) - (0 if self._closed else self.definition.min_after_dequeue)
 
-    def _holds_partial(self) -> bool:
-        return any(get.taken.count for get in itertools.islice(self._gets.values(), 1))
+    def _partial(self) -> int:
+        return sum(get.taken.count for get in itertools.islice(self._gets.values(), 1))
 
     def _complete_get(self, ticket: Ticket, rows: Rows, own: int) -> None:
         if rows.count:

@@ -37,6 +37,7 @@ class QueueResource:
         machine: The queue itself.
         sessions: The sessions that are attached to it.
         left_at: When the last one was detached; None while one is attached.
+        batch: How many rows the latest get or request ahead takes at once; 0 before the first.
     """
 
     def __init__(self, machine: QueueMachine, on_lost: Callable[[LostProducer], None], container: str = "") -> None:
@@ -44,6 +45,7 @@ class QueueResource:
         self._container = container
         self.sessions: set[str] = set()
         self.left_at: float | None = None
+        self.batch = 0
         self._rejoin_s: dict[str, float] = {}
         self._producers = Producers(machine.definition.producers or 1, on_lost)
         self._joins: deque[_Join] = deque()
@@ -56,6 +58,10 @@ class QueueResource:
     def definition(self) -> QueueDefinition:
         """What the queue is."""
         return self.machine.definition
+
+    def batching(self) -> tuple[int, int]:
+        """Return how many rows gets take at once, and how many are in behind the last whole such batch."""
+        return self.batch, self.machine.remaining % self.batch if self.batch else 0
 
     def take_effects(self) -> list[Effect]:
         """Return what has happened to operations and registrations since the last call."""

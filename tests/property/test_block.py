@@ -82,6 +82,24 @@ def test_a_chunk_whose_last_column_does_not_fit_adds_nothing() -> None:
     assert pairs.tolist() == [[1, 1], [1, 1], [0, 0]]
 
 
+def test_rows_to_come_lie_behind_those_that_were_taken() -> None:
+    """In the same memory, until there is no room; what was taken stays as it is."""
+    element = ElementSpec((TensorSpec("int64", ()),))
+    block = Block(QueueDefinition("FIFOQueue", element, 10), 8, 4, lambda _: None)
+    taken: list[Any] = []
+    for rows in (1, 3, 2):
+        for _ in range(rows):
+            assert block.add(np.int64(sum(map(len, taken)) + block.count))
+        taken.append(block.take().columns[0])
+    assert [column.tolist() for column in taken] == [[0], [1, 2, 3], [4, 5]]
+    addresses = [column.ctypes.data for column in taken]
+    assert addresses[1] == addresses[0] + 8
+    assert block.room == 2
+    block.resize(7)
+    assert block.room == 7
+    assert addresses[2] not in range(addresses[0], addresses[0] + 32)
+
+
 VARYING = st.builds(
     TensorSpec, dtypes().filter(lambda name: name not in STRING_DTYPES), shapes(rank_max=3, partial=True)
 )

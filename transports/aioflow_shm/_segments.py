@@ -303,7 +303,7 @@ def _place_bytes(size: int) -> int:
 
     A writer's groups are large, and a queue full of them takes little more memory than their bytes.
     """
-    step = 1 << max((size - 1).bit_length() - (3 if size < LARGE_BYTES else 5), 12)
+    step = 1 << max((size - 1).bit_length() - (3 if size < LARGE_BYTES else 7), 12)
     return -(-size // step) * step
 
 

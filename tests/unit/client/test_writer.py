@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 
 import aioflow as flow
 from aioflow.client import _writer
+from aioflow.client._group_size import GROWTH
 from aioflow.errors import ConnectionLost, QueueClosed, SessionError, SpecMismatch
 from aioflow.testing._queue_stage import until
 
@@ -58,7 +59,7 @@ async def test_two_groups_are_under_way(fake_queue: Any) -> None:
     """While one is under way the next grows and goes when it is full; a write waits when a third is full."""
     with anyio.fail_after(TEST_S):
         async with fake_queue.writer(batch=1, delay_s=60) as writer:
-            for i in range(1 + 2 * _writer.GROWTH):
+            for i in range(1 + 2 * GROWTH):
                 await writer.write(i)
             assert len(fake_queue.host.calls) == 2
             async with anyio.create_task_group() as tasks:
@@ -71,7 +72,7 @@ async def test_two_groups_are_under_way(fake_queue: Any) -> None:
                 await anyio.wait_all_tasks_blocked()
                 fake_queue.host.calls[0].answer()
             await flush(writer, fake_queue)
-    second, third = [list(range(1 + n * _writer.GROWTH, 1 + (n + 1) * _writer.GROWTH)) for n in range(2)]
+    second, third = [list(range(1 + n * GROWTH, 1 + (n + 1) * GROWTH)) for n in range(2)]
     assert fake_queue.host.log == ["put [0]", f"put {second}", f"put {third}", "put [99]"]
 
 
@@ -98,7 +99,7 @@ async def test_an_element_that_waits_is_copied_once(fake_queue: Any, monkeypatch
     monkeypatch.setattr(type(fake_queue), "_convert", lambda *_, **__: pytest.fail("converted"))
     with anyio.fail_after(TEST_S):
         async with fake_queue.writer(batch=1, delay_s=60) as writer:
-            for i in range(1 + 2 * _writer.GROWTH):
+            for i in range(1 + 2 * GROWTH):
                 await writer.write(np.int64(i))
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(writer.write, np.int64(99))
@@ -212,7 +213,7 @@ async def test_a_write_that_waits_when_another_task_leaves(
         queue = flow.FIFOQueue(40, "int64", (), shared_name="left").on(session)
         await queue.enqueue_many(range(40))
         writer = await queue.writer(batch=1, delay_s=60).__aenter__()
-        written = list(range(40, 41 + 2 * _writer.GROWTH))  # two groups under way, and one that is full
+        written = list(range(40, 41 + 2 * GROWTH))  # two groups under way, and one that is full
         for i in written:
             await writer.write(i)
         tasks = await stack.enter_async_context(anyio.create_task_group())

@@ -59,6 +59,22 @@ def test_withdrawing(desk: Desk) -> None:
     assert desk.send(1, m.Withdraw(5)) == [m.Done(5)]
 
 
+def test_a_put_is_told_how_gets_take(desk: Desk) -> None:
+    """How many rows at once, and how many are in behind the last whole batch; what a waiting get has taken counts."""
+    desk.hello(1, 2)
+    desk.define(1, 2)
+    assert desk.put(1, 1, 1, 2, 3, 4) == [m.Done(1, 0, 0)]
+    assert desk.get(2, 1, 3) == [[1, 2, 3]]
+    assert desk.put(1, 2, 5) == [m.Done(2, 3, 2)]
+    assert desk.get(2, 2, 3) == []
+    assert desk.put(1, 3, 6, 7) == [m.Done(3, 3, 1)]
+    assert desk.take_values(2) == [[4, 5, 6]]
+    assert desk.get(2, 3, 3) == []
+    assert desk.put(1, 4, 8) == [m.Done(4, 3, 2)]
+    desk.send(2, m.Ask(4, 1, 5, 1))
+    assert desk.put(1, 5, 9) == [m.Done(5, 5, 0)]
+
+
 def test_acknowledged_rows_are_let_go(desk: Desk) -> None:
     """When everything has ended, the broker keeps no request, no owner and no row."""
     desk.hello(1)

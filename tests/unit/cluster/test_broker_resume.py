@@ -38,7 +38,7 @@ def test_a_put_that_waits_is_not_put_twice(far: Desk) -> None:
     far.reconnect(2, "a")
     assert far.send(2, m.Resume()) == far.put(2, 1, 1, 2, 3) == []
     assert far.get(9, 1) == [[1]]
-    assert far.take(2) == [m.Done(1)]
+    assert far.take(2) == [m.Done(1, 1)]
     assert far.get(9, 2, 2) == [[2, 3]]
     assert far.size(9) == 0
 
@@ -62,7 +62,7 @@ def test_a_put_that_was_received_completes_although_its_sender_is_away(far: Desk
     assert [far.get(9, request) for request in (1, 2, 3)] == [[[1]], [[2]], [[3]]]
     far.reconnect(2, "a")
     far.send(2, m.Resume())
-    assert far.put(2, 1, 1, 2, 3) == [m.Done(1)]
+    assert far.put(2, 1, 1, 2, 3) == [m.Done(1, 1)]
     assert far.size(9) == 0
 
 
@@ -185,7 +185,7 @@ def test_what_a_lost_session_holds_ahead_takes_no_room(far: Desk) -> None:
     far.expire(LOST_S - 0.1)
     assert far.take(9) == []
     far.expire(LOST_S)
-    assert far.take(9) == [m.Done(2)]
+    assert far.take(9) == [m.Done(2, 1)]
     assert far.size(9) == 1
     far.reconnect(2, "a")
     far.send(2, m.Resume())

@@ -85,7 +85,7 @@ def test_what_is_too_long_is_not_sent(peer: Peer, ref: QueueRef) -> None:
 def test_answers(peer: Peer, ref: QueueRef) -> None:
     """Each kind of answer is the event of its request, once."""
     put, get, lookup = peer.request(ref, _put), peer.request(ref, _get), peer.request(None, _lookup)
-    assert _receive(peer, m.Done(put)) == [Answered(put, 0)]
+    assert _receive(peer, m.Done(put)) == [Answered(put, (0, 0))]
     [event] = _receive(peer, m.Rows(get, ROWS[0]), ROWS[1])
     assert isinstance(event, Answered)
     assert event.value[0].tolist() == [97, 98]

@@ -92,7 +92,7 @@ def test_requests_without_an_answer_are_sent_again_in_order(peer: Peer, ref: Que
     receive(peer, m.Done(puts[0]))
     for _ in range(2):
         assert again(peer) == [m.Put(puts[1], 1, []), m.Get(get, 1, 1, up_to=False), m.Size(size, 1)]
-    assert receive(peer, m.Done(puts[1])) == [Answered(puts[1], 0)]
+    assert receive(peer, m.Done(puts[1])) == [Answered(puts[1], (0, 0))]
     assert not receive(peer, m.Done(puts[1]))
 
 
@@ -210,7 +210,7 @@ def test_a_put_that_is_withdrawn_is_not_sent_again(peer: Peer, ref: QueueRef) ->
     for _ in range(2):
         assert again(peer) == [m.Withdraw(first), m.Withdraw(second)]
     assert receive(peer, m.Withdrawn(first, 3)) == [Undone(first, 3)]
-    assert receive(peer, m.Done(second)) == [Answered(second, 0)]
+    assert receive(peer, m.Done(second)) == [Answered(second, (0, 0))]
     assert again(peer) == []
 
 
