@@ -136,7 +136,7 @@ class Outbox:
             frames, sizes, size = self._loose[0]
             if messages and sealed_bytes + size > PARCEL_BYTES_MAX:
                 break
-            if size >= MEMORY_FROM and self.may_wait and self._is_awaited(frames, sizes):
+            if size >= MEMORY_FROM and self.may_wait and self._segments.are_awaited(frames, sizes):
                 break
             self._loose.popleft()
             messages.append((frames, sizes))
@@ -145,10 +145,6 @@ class Outbox:
         if messages or self._leases.has_ended:
             self._pack(messages)
         self.tell_of_segments()
-
-    def _is_awaited(self, frames: Sequence[Frame], sizes: Sequence[int]) -> bool:
-        """Whether a message waits for memory that the other side is about to map: it reads nothing before it has."""
-        return any(self._segments.is_awaited(frame, size) for frame, size in zip(frames, sizes, strict=True))
 
     def _pack(self, messages: list[tuple[Sequence[Frame], Sequence[int]]]) -> None:
         ended, kept = self._leases.take_ended() if self._leases.has_ended else ((), ())

@@ -42,10 +42,15 @@ class Segment:
     inode: int
     is_mapped: bool = False
     free: list[int] = field(default_factory=list)
-    _unused_since: float = math.inf  # never, as long as it was not used: it was made for a frame that waits for it
+    _unused_since: float = math.inf
     _users: dict[int, int] = field(default_factory=dict)
     _places: dict[int, _Gone] = field(default_factory=dict)
     _gone: deque[int] = field(default_factory=deque)
+
+    def map(self) -> None:
+        """Learn that the other side has mapped it; from now on it is used, or will be given back."""
+        self.is_mapped = True
+        self._unused_since = monotonic()
 
     @property
     def is_unused(self) -> bool:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import mmap
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -33,6 +35,8 @@ from aioflow_shm._places import Place, Segment
 from aioflow_shm._views import check_descriptor, find_owner
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aioflow.transport import Frame
     from aioflow_shm._parcels import Reference
     from aioflow_shm._views import Mapping, View
@@ -83,27 +87,40 @@ class Segments:
         self._next_segment = 0
         self._next_lease = 0
         self._bytes = 0
-        self._is_refused = not bytes_max
+        self._refused_from = math.inf if bytes_max else 0  # of a frame that is too large, or for which there is none
         self.made: list[tuple[int, int]] = []
         self.dropped: list[int] = []
 
-    def is_awaited(self, frame: Frame, size: int) -> bool:
-        """Whether there will be a place for a frame as soon as the other side has answered, which it is asked here."""
-        if size < MEMORY_FROM or self._is_refused:
-            return False
-        owner, _ = find_owner(frame)
-        if isinstance(owner, Place):
-            if self._is_own(owner):
-                return not owner.segment.is_mapped
-        elif owner is not None:
-            foreign = self._foreign_of(owner)
-            if foreign is not None and (foreign.is_mapped or not foreign.is_answered):
-                return not foreign.is_mapped
-        place_bytes = _place_bytes(size)
+    def are_awaited(self, frames: Sequence[Frame], sizes: Sequence[int]) -> bool:
+        """Whether there will be places for frames as soon as the other side has answered, which it is asked here."""
+        is_awaited = False
+        copies: Counter[int] = Counter()
+        for frame, size in zip(frames, sizes, strict=True):
+            if size < MEMORY_FROM or self._is_refused(size):
+                continue
+            owner, _ = find_owner(frame)
+            if isinstance(owner, Place):
+                if self._is_own(owner):
+                    is_awaited |= not owner.segment.is_mapped
+                    continue
+            elif owner is not None:
+                foreign = self._foreign_of(owner)
+                if foreign is not None and (foreign.is_mapped or not foreign.is_answered):
+                    is_awaited |= not foreign.is_mapped
+                    continue
+            copies[_place_bytes(size)] += 1
+        for place_bytes, count in copies.items():
+            is_awaited |= self._are_coming(place_bytes, count)
+        return is_awaited
+
+    def _are_coming(self, place_bytes: int, count: int) -> bool:
+        """Whether some of so many places of one size will be there when the other side has mapped them."""
         segments = self._collected(place_bytes)
-        if any(segment.free and segment.is_mapped for segment in segments):
-            return False
-        return not all(segment.is_mapped for segment in segments) or self._make(place_bytes) is not None
+        count -= sum(len(segment.free) for segment in segments if segment.is_mapped)
+        coming = sum(len(segment.free) for segment in segments if not segment.is_mapped)
+        while coming < count and (segment := self._make(place_bytes)) is not None:
+            coming += len(segment.free)
+        return count > 0 and coming > 0
 
     def put(self, frame: Frame, size: int) -> Reference | None:
         """Return where a frame lies, or to where it was copied; None where it is too small, or there is no place.
@@ -111,7 +128,7 @@ class Segments:
         A frame that was written in a place, or that lies in a segment of the other direction or of another connection,
         stays there.
         """
-        if size < MEMORY_FROM or self._is_refused:
+        if size < MEMORY_FROM or self._is_refused(size):
             return None
         owner, start = find_owner(frame)
         if isinstance(owner, Place):
@@ -124,8 +141,6 @@ class Segments:
         segments = self._collected(place_bytes)
         segment = next((segment for segment in reversed(segments) if segment.free and segment.is_mapped), None)
         if segment is None:
-            if all(segment.is_mapped for segment in segments):
-                self._make(place_bytes)
             return None
         start = segment.take()
         # NumPy lets other threads run meanwhile, a mapping does not: a gigabyte takes longer than a beat may be late.
@@ -134,7 +149,7 @@ class Segments:
 
     def allocate(self, size: int) -> memoryview | None:
         """Return a place to write in; None where so much is too small to go in memory, or there is no place."""
-        if size < MEMORY_FROM or self._is_refused:
+        if size < MEMORY_FROM or self._is_refused(size):
             return None
         place_bytes = _place_bytes(size)
         segments = self._collected(place_bytes)
@@ -165,10 +180,10 @@ class Segments:
                     foreign.is_mapped, foreign.is_answered = is_mapped, True
             return
         if is_mapped:
-            segment.is_mapped = True
+            segment.map()
             return
         logger.info("%s cannot map memory, or as much: large frames to it travel in packets", self._peer)
-        self._is_refused = True
+        self._refused_from = segment.place_bytes
         self._forget(segment)
 
     def end_lease(self, lease: int, *, is_kept: bool) -> None:
@@ -206,7 +221,11 @@ class Segments:
         self._by_size.clear()
         self._leases.clear()
         self.made.clear()
-        self._is_refused = True
+        self._refused_from = 0
+
+    def _is_refused(self, size: int) -> bool:
+        """Whether there was no memory for so large a frame: a smaller one may find some."""
+        return _place_bytes(size) >= self._refused_from
 
     def _collected(self, place_bytes: int) -> list[Segment]:
         """Return the segments with places of a size, with what came back of them."""
@@ -228,13 +247,14 @@ class Segments:
     def _make(self, place_bytes: int) -> Segment | None:
         """Make a segment, if there is room for it."""
         size = max(1, SEGMENT_BYTES // place_bytes) * place_bytes
-        if not self._make_room(size, max(self._bytes_max, FRAMES_MIN * place_bytes)):
+        largest = max((segment.place_bytes for segment in self._segments.values()), default=0)
+        if not self._make_room(size, max(self._bytes_max, FRAMES_MIN * max(place_bytes, largest))):
             return None
         try:
             fd, memory = _new_memory(size)
         except OSError as error:
             logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, error)
-            self._is_refused = True
+            self._refused_from = place_bytes
             return None
         inode = os.fstat(fd).st_ino
         number = self._offer(fd, size)

@@ -17,7 +17,7 @@ import pytest
 
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage
 from aioflow.transport import Frame
-from aioflow_shm import ShmTransport
+from aioflow_shm import ShmTransport, _places
 from aioflow_shm._leases import Leases
 from aioflow_shm._limits import SEGMENT_BYTES
 from aioflow_shm._segments import Segments
@@ -260,7 +260,7 @@ async def test_memory_of_another_size_takes_the_place_of_what_is_not_used(open_p
 
 
 async def test_frames_beyond_the_bound_have_memory_for_a_few(open_pair: OpenPair) -> None:
-    """However large they are, some are on their way at once; what comes after them is within the bound again."""
+    """However large they are, some are on their way at once; the others travel in packets."""
     async with open_pair(memory_bytes=8 * SIZE) as pair:
         kept = [await pair.take(value, 10 * SIZE) for value in range(6)]
         assert list(map(is_in_memory, kept)) == [True] * 4 + [False] * 2
@@ -269,10 +269,58 @@ async def test_frames_beyond_the_bound_have_memory_for_a_few(open_pair: OpenPair
         kept.clear()
         await pair.tell()
         assert is_in_memory(await pair.take(8, 10 * SIZE))
+
+
+async def test_each_frame_of_a_message_has_a_place(open_pair: OpenPair) -> None:
+    """Also where all have one size, and there is a place for some of them."""
+    async with open_pair() as pair:
+        await pair.take(1, 5 * SIZE)
         await pair.tell()
-        kept = [await pair.take(value) for value in range(30)]
-        assert 0 < sum(map(is_in_memory, kept)) < 8
-        assert [bytes(frame) for frame in kept] == [bytes([value]) * SIZE for value in range(30)]
+        pair.far.send([bytes([value]) * 5 * SIZE for value in range(3)])
+        await pair.taker.wait_messages(2)
+        assert is_in_memory(pair.taker.frames.pop())
+
+
+async def test_what_is_large_leaves_memory_for_others(open_pair: OpenPair) -> None:
+    """A large frame that is kept does not put all that follows into packets."""
+    async with open_pair(memory_bytes=8 * SIZE) as pair:
+        kept = await pair.take(1, 10 * SIZE)
+        assert is_in_memory(kept)
+        assert is_in_memory(await pair.take(2))
+
+
+async def test_a_lack_of_memory_for_large_frames_is_none_for_others(
+    open_pair: OpenPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is as large is not tried again."""
+    tried: list[int] = []
+    reserve = os.posix_fallocate
+
+    def fail(fd: int, start: int, size: int) -> None:
+        tried.append(size)
+        if size > SEGMENT_BYTES:
+            raise OSError(28, "No space left")
+        reserve(fd, start, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    async with open_pair() as pair:
+        for _ in range(2):
+            assert not is_in_memory(await pair.take(1, 10 * SIZE))
+            assert is_in_memory(await pair.take(2))
+        assert len(tried) == 2
+
+
+def test_memory_that_was_made_and_never_used_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place whose frame went another way keeps nothing."""
+    segments = Segments("peer", 1 << 30, poison=False)
+    assert segments.are_awaited([bytes(SIZE)], [SIZE])
+    segments.trim()
+    assert segments.dropped == [], "the other side has not mapped it yet"
+    segments.answered(0, is_mapped=True)
+    monkeypatch.setattr(_places, "monotonic", lambda: time.monotonic() + 1)
+    segments.trim()
+    assert segments.dropped == [0]
+    segments.close()
 
 
 async def test_no_memory_at_all(open_pair: OpenPair) -> None:
@@ -286,7 +334,7 @@ def test_other_threads_run_while_a_frame_is_copied() -> None:
     """Beats are those of another thread: at a gigabyte, a copy that stopped them all had its process taken for dead."""
     segments = Segments("peer", 1 << 30, poison=False)
     frame = bytes(1 << 28)
-    assert segments.is_awaited(frame, len(frame))
+    assert segments.are_awaited([frame], [len(frame)])
     segments.answered(0, is_mapped=True)
     is_copying = is_over = False
     ticks = 0
@@ -374,7 +422,7 @@ def test_leases_that_nobody_has_change_nothing() -> None:
     """Whatever the other side gives back, twice or never had."""
     segments = Segments("somebody", 1 << 30, poison=True)
     frame = bytes(SIZE)
-    assert segments.put(frame, SIZE) is None
+    assert segments.are_awaited([frame], [SIZE])
     ((number, _),) = segments.made
     segments.answered(number + 1, is_mapped=True)
     assert segments.put(frame, SIZE) is None

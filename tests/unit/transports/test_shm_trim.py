@@ -226,10 +226,10 @@ async def test_a_forked_child_does_not_keep_what_is_given_back(folder: Path) -> 
 
 
 def test_what_is_dropped() -> None:
-    """Neither what was made for a frame that waits, however late it comes to it, nor what is in use or just was."""
+    """Neither what was made for a frame that waits, until it could have come to it, nor what is in use or just was."""
     segments = Segments("somebody", 1 << 30, poison=True)
     frame = bytes(SIZE)
-    assert segments.put(frame, SIZE) is None
+    assert segments.are_awaited([frame], [SIZE])
     ((number, _),) = segments.made
 
     def trim(idle_s: float) -> list[int]:
@@ -240,7 +240,7 @@ def test_what_is_dropped() -> None:
 
     assert not trim(0)
     segments.answered(number, is_mapped=True)
-    assert not trim(0)
+    assert not trim(60)
     reference = segments.put(frame, SIZE)
     assert reference is not None
     assert not trim(0)
