@@ -70,14 +70,14 @@ async def connect_nearest(
     if path is None or credentials is not None:
         return await transport.connect(address, receiver, task_group)
     nearby = await _try_nearby(path, receiver, task_group)
-    if not isinstance(nearby, str):
-        return nearby
-    connection = await transport.connect(address, receiver, task_group)
-    nearby = await _try_nearby(path, receiver, task_group)
     if isinstance(nearby, str):
-        logger.info("the session with %s goes on without shared memory: %s", address, nearby)
-        return connection
-    connection.abort()
+        connection = await transport.connect(address, receiver, task_group)
+        nearby = await _try_nearby(path, receiver, task_group)
+        if isinstance(nearby, str):
+            logger.info("the session with %s goes on without shared memory: %s", address, nearby)
+            return connection
+        connection.abort()
+    logger.info("the session with %s shares memory with the server", address)
     return nearby
 
 

@@ -50,7 +50,7 @@ def _peers(server: flow.Server) -> list[str]:
 
 
 async def test_a_session_goes_through_shared_memory(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Without being asked, and without a word; the address is what it was; beats stay where they were."""
+    """Without being asked, and a line says so; the address is what it was; beats stay where they were."""
     q = flow.FIFOQueue(10, "int64", (), shared_name="q")
     with anyio.fail_after(BOUND_S), caplog.at_level("INFO"):
         async with flow.Server({"local": [f"ipc://{folder}/s"]}) as server:
@@ -61,6 +61,7 @@ async def test_a_session_goes_through_shared_memory(folder: Path, caplog: pytest
                 assert await q.dequeue() == 1
                 assert "shm" in _peers(server)
     assert "shared memory" not in caplog.text
+    assert caplog.text.count(f"the session with ipc://{folder}/s shares memory with the server") == 1
 
 
 async def test_a_client_that_waits_for_its_server_too(folder: Path) -> None:
