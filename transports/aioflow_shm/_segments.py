@@ -319,7 +319,7 @@ class Segments:
 
 
 def _place_bytes(size: int) -> int:
-    """Round a size up, so that frames of about one size share segments: by a quarter at most, if large by a 16th.
+    """Round a size up, so that frames of about one size share segments: by a quarter at most, if large by a 64th.
 
     A writer's groups are large, and a queue full of them takes little more memory than their bytes.
     """
