@@ -124,6 +124,11 @@ class Block:
             self._renew()
         return Segment(count, parts, self.row_bytes, parts[0] if self._prioritised else None)
 
+    def make_room(self, rows: int) -> None:
+        """Begin anew where there is no room for so many rows: what lies in two pieces is copied together."""
+        if self.room < rows and not self.count:
+            self._renew()
+
     def resize(self, rows_max: int) -> None:
         """Have memory for so many rows taken at once, from now on where there is no row."""
         self._rows_max = rows_max

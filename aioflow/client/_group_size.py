@@ -99,7 +99,7 @@ class GroupSize:
 
     def rows_together(self, gone: int) -> int:
         """Return how many rows are to lie in one piece of memory, once so many of their batch have gone."""
-        return self.unit - gone if self.unit > 1 else 0
+        return self.unit - gone if self.unit > 1 else self.rows
 
     def gone(self, rows: int, nbytes: int) -> tuple[int, int]:
         """Return what has gone of a group, in rows and bytes, when so much of it goes: the next is the rest of it."""

@@ -91,6 +91,12 @@ class RaggedBlock:
         """Copy in columns of one row, if there is room for its values; say whether there was."""
         return self.add(tuple([column[0] for column in columns]))  # type: ignore[index]
 
+    def make_room(self, rows: int) -> None:
+        """Begin anew where there is no room for so many rows, as a block does."""
+        if self._fixed:
+            self._block.make_room(rows)
+            self.room = self._block.room
+
     def take(self) -> Segment:
         """Return the rows, and begin anew."""
         columns: dict[int, Column] = {values.component: values.take(self.count) for values in self._varying}

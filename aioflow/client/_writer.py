@@ -291,8 +291,8 @@ class Writer:
         self._sent_at = now()
         rows, nbytes = self._gone_rows + self._rows, self._gone_bytes + self._bytes
         self._gone_rows, self._gone_bytes = self._size.gone(rows, nbytes)
-        if type(self._block) is Block and self._block.room < self._size.rows_together(self._gone_rows):
-            self._block.resize(self._size.block_rows)
+        if self._block is not None:
+            self._block.make_room(self._size.rows_together(self._gone_rows))
         while self._segments:
             joined, count = join_run(self._segments)
             call = self._host.put(self._ref, joined)

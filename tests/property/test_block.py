@@ -95,6 +95,10 @@ def test_rows_to_come_lie_behind_those_that_were_taken() -> None:
     addresses = [column.ctypes.data for column in taken]
     assert addresses[1] == addresses[0] + 8
     assert block.room == 2
+    block.make_room(2)
+    assert block.room == 2
+    block.make_room(3)
+    assert block.room == 4, "what lies in two pieces is copied together"
     block.resize(7)
     assert block.room == 7
     assert addresses[2] not in range(addresses[0], addresses[0] + 32)

@@ -95,7 +95,8 @@ class Client:
     def finish(self, within_s: float = BOUND_S) -> None:
         """Wait for its end, which must be a good one."""
         self._reader.join(within_s)
-        assert not self._reader.is_alive(), f"{self.name} did not end\n{self._text}"
+        last = f"at {monotonic():.1f}, last were {self.records[-3:]}"
+        assert not self._reader.is_alive(), f"{self.name} did not end; {last}\n{self._text}"
         assert self._program.process.wait(BOUND_S) == 0, f"{self.name} failed\n{self._text}"
 
     def _read(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from aioflow.client import _writer
+from aioflow.client._runs import join_run
 from aioflow.errors import QueueClosed, SessionError
 from tests.unit.client.test_writer import answer_all, flush
 
@@ -201,3 +202,24 @@ async def test_tasks_that_write_at_once(fake_queue: Any) -> None:
     assert sum(sizes) == written
     assert max(sizes) <= 16 + 2  # a chunk is not split
     assert min(sizes[:-1]) >= 16
+
+
+async def test_a_group_lies_in_one_piece_of_memory(fake_queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows went before: what lies in two pieces would be copied together."""
+    joined: list[int] = []
+
+    def note(segments: Any) -> Any:
+        joined.append(len(segments))
+        return join_run(segments)
+
+    monkeypatch.setattr(_writer, "join_run", note)
+    with anyio.fail_after(TEST_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answer_all, fake_queue)
+            async with fake_queue.writer(batch=5, batch_bytes=8 * 8, delay_s=60) as writer:
+                for i in range(40):
+                    await writer.write(i)
+                    await checkpoint()
+            tasks.cancel_scope.cancel()
+    assert len(joined) == 8
+    assert set(joined) == {1}
