@@ -71,8 +71,8 @@ class GroupSize:
         return True
 
     def _fit(self, count: int) -> None:
-        """Have groups end where batches of so many rows do, if that is not too much."""
-        self.unit = count if count <= self._rows_most else 1
+        """Have groups end where batches of so many rows do or, if that is too much, where their memory does."""
+        self.unit = min(count, self._rows_most)
         most = self._rows_most // self.unit
         several = LARGE_BYTES // (self.unit * self.row_bytes)  # while others are under way
         self.rows = self.unit * min(most, max(1, self._batch // self.unit))
@@ -99,7 +99,7 @@ class GroupSize:
 
     def rows_together(self, gone: int) -> int:
         """Return how many rows are to lie in one piece of memory, once so many of their batch have gone."""
-        return self.unit - gone if self.unit > 1 else self.rows
+        return self.unit - gone if self.unit > 1 else min(self.rows, self.block_rows // 2)  # half is used at least
 
     def gone(self, rows: int, nbytes: int) -> tuple[int, int]:
         """Return what has gone of a group, in rows and bytes, when so much of it goes: the next is the rest of it."""

@@ -105,16 +105,36 @@ async def test_a_batch_that_fills_is_given_more_time(images: Any, monkeypatch: p
             tasks.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("batch_bytes", [None, 5 * 400_000], ids=["whole batches", "bytes as given"])
+async def test_a_slow_writer_uses_its_memory(images: Any, batch_bytes: int | None) -> None:
+    """What is flushed row by row lies row behind row: a place of many rows is not kept for one of them."""
+    allocated: list[int] = []
+
+    def allocate(nbytes: int) -> None:
+        allocated.append(nbytes)
+
+    images.host.allocate = allocate
+    with anyio.fail_after(TEST_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answer_all, images)
+            async with images.writer(batch=64, batch_bytes=batch_bytes, delay_s=60) as writer:
+                for number in range(40):
+                    await _write(writer, number)
+                    await writer.flush()
+            tasks.cancel_scope.cancel()
+    assert sum(allocated) < 2 * 40 * ROW.nbytes
+
+
 @pytest.mark.parametrize(
     ("definition", "batch", "batch_bytes", "expected"),
     [
         pytest.param(_definition(8), 64, None, (64, 512, 1, 2), id="small"),
         pytest.param(_definition(150_528), 64, None, (64, 64, 64, 1), id="images"),
         pytest.param(_definition(150_528), 64, 1 << 20, (64, 512, 1, 2), id="bytes as given"),
-        pytest.param(_definition(150_528, 32), 64, None, (32, 32, 1, 1), id="more than the capacity"),
+        pytest.param(_definition(150_528, 32), 64, None, (32, 32, 32, 1), id="more than the capacity"),
         pytest.param(_definition(20_000), 64, None, (64, 384, 64, 1), id="several batches while others are under way"),
-        pytest.param(_definition(4 << 20), 64, None, (2, 2, 1, 1), id="too much for a batch"),
-        pytest.param(_definition(4 << 20, -1, 1 << 30), 64, None, (7, 7, 1, 1), id="too much, with a large queue"),
+        pytest.param(_definition(4 << 20), 64, None, (2, 2, 2, 1), id="too much for a batch"),
+        pytest.param(_definition(4 << 20, -1, 1 << 30), 64, None, (7, 7, 7, 1), id="too much, with a large queue"),
         pytest.param(_definition(1 << 30), 64, None, (1, 1, 1, 1), id="a gigabyte"),
     ],
 )
