@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 import os
 from socket import MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_TRUNC, SCM_RIGHTS, SO_SNDBUF, SOL_SOCKET
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from aioflow_shm._parcels import (
     REFUSED,
     SEGMENT,
     TRIM,
+    TRIMMED,
     MalformedError,
     Parcel,
     measure,
@@ -42,18 +44,18 @@ from aioflow_shm._parcels import (
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
-    from weakref import WeakSet
 
     from aioflow.transport import Connection, Frame, Receiver
+    from aioflow_shm._budget import Budget
     from aioflow_shm._segments import Segments
-    from aioflow_shm._views import Mapping
 
 _NUMBER_BYTES = 4
+_NUMBER_MAX = (1 << 32) - 1
 _ANCILLARY_BYTES = 24  # one descriptor
 _CUT = int(MSG_TRUNC | MSG_CTRUNC)  # those of a turn are numbers: an enum's take half a microsecond each
 _CLOSE_ON_EXEC = int(MSG_CMSG_CLOEXEC)
 # How many numbers a packet of each kind has at least.
-_KINDS = {PARCEL: 5, LONG: 3, SEGMENT: 3, MAPPED: 2, REFUSED: 2, DROPPED: 2, TRIM: 1}
+_KINDS = {PARCEL: 5, LONG: 3, SEGMENT: 3, MAPPED: 2, REFUSED: 2, DROPPED: 2, TRIM: 3, TRIMMED: 1}
 
 
 class Turns:
@@ -95,8 +97,7 @@ class End:
         segments: Where its large frames go.
         receiver: Who receives the messages; or None, where `attach` is called with the first one.
         attach: Returns who receives the messages.
-        mapped: Is told of what is mapped.
-        made: Called when one side has made memory, and the other has answered.
+        budget: Of a server, which says when memory of the other side's may be used; None: at once.
     """
 
     def __init__(
@@ -107,8 +108,7 @@ class End:
         segments: Segments,
         receiver: Receiver | None,
         attach: Callable[[Connection], Receiver] | None = None,
-        mapped: WeakSet[Mapping] | None = None,
-        made: Callable[[], None] = lambda: None,
+        budget: Budget | None = None,
     ) -> None:
         self._name = name
         self._socket = peer
@@ -116,10 +116,10 @@ class End:
         self._segments = segments
         self._receiver = receiver
         self._attach = attach
-        self._made = made
+        self._budget = budget
         self._is_greeted = receiver is not None  # a client has read the greeting before it is connected
         self._generation = current_generation()
-        self._leases = Leases(mapped)
+        self._leases = Leases(None if budget is None else budget.mapped)
         self._outbox = Outbox(peer, segments, self._leases)
         self._watch = watch(peer.fileno(), self._readable, self._writable)
         self._long: memoryview | None = None  # a parcel that comes in several packets
@@ -182,12 +182,30 @@ class End:
             self.flush()
         return memory
 
-    def trim(self, *, asks: bool = False) -> None:
-        """Drop memory that is not used, in a turn, and ask the other side to do the same; say what was dropped."""
-        if self._is_open and self._loss is None and (self._segments.has_any or self._leases.has_any):
-            self._segments.trim()
-            self._outbox.asks_to_trim |= asks
+    @property
+    def unused_bytes(self) -> int:
+        """Memory of the other side's in which there is nothing that is in use on this one."""
+        return self._leases.unused_bytes
+
+    def trim(self, unused_s: float, nbytes: float = math.inf) -> int:
+        """Drop memory as `Segments.trim` does, in a turn, and say what has been dropped by now; return its bytes."""
+        dropped = 0
+        if self._is_up and self._segments.has_any:
+            dropped = self._segments.trim(unused_s, nbytes)
             self._outbox.tell_of_segments()
+            self._turns.write_later(self)
+        return dropped
+
+    def ask_to_trim(self, unused_s: float, nbytes: int = _NUMBER_MAX) -> None:
+        """Ask the other side to do so, in a turn; it also tells what it does not use any more of this side's."""
+        if self._is_up and (self._segments.has_any or self._leases.has_any):
+            self._outbox.request = numbers(TRIM, round(1000 * unused_s), min(nbytes, _NUMBER_MAX))
+            self._turns.write_later(self)
+
+    def admit(self, number: int) -> None:
+        """Have the other side use a segment that it has made, in a turn."""
+        if self._is_up:
+            self._outbox.say(numbers(MAPPED, number))
             self._turns.write_later(self)
 
     def flush(self) -> None:
@@ -235,6 +253,10 @@ class End:
                 self._turns.take(lambda: receiver.lost(loss))
         finally:
             self._finished.set()
+
+    @property
+    def _is_up(self) -> bool:
+        return self._is_open and self._loss is None
 
     def _cut(self) -> None:
         """Send and hand over nothing any more, and have `run` close the socket."""
@@ -328,28 +350,39 @@ class End:
 
     def _told(self, kind: int, values: list[int], descriptors: list[int]) -> None:
         """Take what is no message."""
-        if kind == TRIM:
-            self.trim()
-            return
-        number = values[0]
         if kind == LONG:
-            size = number + (values[1] << 32)
+            size = values[0] + (values[1] << 32)
             try:
                 self._long = np.empty(size if 0 < size <= PARCEL_BYTES_LIMIT else -1, np.uint8).data
             except (MemoryError, ValueError) as error:
                 raise MalformedError(f"a message of {size} bytes") from error
             self._long_at = 0
-        elif kind == SEGMENT:
-            is_mapped = bool(descriptors) and self._leases.map(number, values[1], descriptors[0])
-            self._outbox.say(numbers(MAPPED if is_mapped else REFUSED, number))
+        elif kind == TRIM:
+            self.trim(values[0] / 1000, values[1])
+            self._outbox.say(numbers(TRIMMED))
             self._turns.write_later(self)
-            self._made()
-        elif kind == DROPPED:
-            self._leases.unmap(number)
+        elif kind == TRIMMED:
+            if self._budget is not None:
+                self._budget.answered(self)
         else:
+            self._told_of_segment(kind, values, descriptors)
+
+    def _told_of_segment(self, kind: int, values: list[int], descriptors: list[int]) -> None:
+        number = values[0]
+        if kind == DROPPED:
+            self._leases.unmap(number)
+        elif kind != SEGMENT:
             self._segments.answered(number, is_mapped=kind == MAPPED)
             self._turns.write_later(self)
-            self._made()
+            if self._budget is not None:
+                self._budget.made_here()
+        elif not descriptors or not self._leases.map(number, values[1], descriptors[0]):
+            self._outbox.say(numbers(REFUSED, number))
+            self._turns.write_later(self)
+        elif self._budget is None:
+            self.admit(number)
+        else:
+            self._budget.made_there(self, number)
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

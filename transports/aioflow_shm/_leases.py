@@ -35,6 +35,13 @@ class Leases:
         return bool(self._ended)
 
     @property
+    def unused_bytes(self) -> int:
+        """Of segments in which there is no view that is in use."""
+        views = [lease() for lease in tuple(self._leases.values())]
+        used = {view.mapping for view in views if view is not None}
+        return sum(len(mapping.memory) for mapping in self._segments.values() if mapping not in used)
+
+    @property
     def has_any(self) -> bool:
         """Whether a segment is mapped."""
         return bool(self._segments)

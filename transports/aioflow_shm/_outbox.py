@@ -8,7 +8,7 @@ from struct import pack as pack_struct
 from typing import TYPE_CHECKING
 
 from aioflow_shm._limits import MEMORY_FROM, PACKET_BYTES_MAX, PARCEL_BYTES_MAX, PARCEL_MESSAGES_MAX
-from aioflow_shm._parcels import DROPPED, LONG, SEGMENT, TRIM, numbers, pack
+from aioflow_shm._parcels import DROPPED, LONG, SEGMENT, numbers, pack
 
 if TYPE_CHECKING:
     import socket
@@ -37,7 +37,7 @@ class Outbox:
     Attributes:
         is_broken: Whether the other side takes nothing any more.
         may_wait: Whether a message may wait for the other side to map memory, or is to go in packets.
-        asks_to_trim: Whether the other side is to be asked to drop what it does not use, when it knows all that it may.
+        request: What the other side is to be asked when it knows all that has come back, or None.
     """
 
     def __init__(self, peer: socket.socket, segments: Segments, leases: Leases) -> None:
@@ -51,7 +51,7 @@ class Outbox:
         self._packet: _Packet | None = None  # the one that is to be written next
         self.is_broken = False
         self.may_wait = True
-        self.asks_to_trim = False
+        self.request: bytes | None = None
 
     @property
     def waiting(self) -> int:
@@ -61,7 +61,7 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Whether everything was written."""
-        return not (self._loose or self._said or self._packet or self.asks_to_trim)
+        return not (self._loose or self._said or self._packet or self.request)
 
     @property
     def is_ripe(self) -> bool:
@@ -98,7 +98,7 @@ class Outbox:
         self._said.clear()
         self._long = None
         self._packet = None
-        self.asks_to_trim = False
+        self.request = None
 
     def _write(self) -> None:
         assert self._packet is not None
@@ -123,9 +123,9 @@ class Outbox:
             self._seal()
         if self._packet is None and self._said:
             self._packet = self._said.popleft()
-        if self._packet is None and self.asks_to_trim:
-            self.asks_to_trim = False
-            self._packet = ((numbers(TRIM),), None)
+        if self._packet is None and self.request:
+            self._packet = ((self.request,), None)
+            self.request = None
         return self._packet is not None
 
     def _seal(self) -> None:

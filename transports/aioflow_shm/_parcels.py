@@ -11,7 +11,9 @@
     MAPPED, n            the answer to SEGMENT: frames may lie in it
     REFUSED, n           the answer to SEGMENT: no frame may
     DROPPED, n           no further frame lies in it
-    TRIM                 segments that were not in use for `TRIM_S` are to be dropped
+    TRIM, t, n           segments that were not in use for t milliseconds are to be dropped, the longest unused first,
+                         until they have n bytes
+    TRIMMED              the answer to TRIM: it is done
 
 The first packet from either side is `GREETING`.
 """
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 
     from aioflow.transport import Frame
 
-GREETING = b"aioflow shm 2"
-PARCEL, LONG, SEGMENT, MAPPED, REFUSED, DROPPED, TRIM = range(1, 8)
+GREETING = b"aioflow shm 3"
+PARCEL, LONG, SEGMENT, MAPPED, REFUSED, DROPPED, TRIM, TRIMMED = range(1, 9)
 
 IN_MEMORY = (1 << 32) - 1
 PARCEL_BYTES_LIMIT = (FRAMES_MAX + 1) * FRAME_BYTES_MAX  # of a parcel that is long; it holds one message

@@ -58,9 +58,10 @@ class Segment:
         self.collect()
         return self.is_mapped and not self._users
 
-    def is_idle(self, idle_s: float) -> bool:
-        """Whether no place was in use for so long."""
-        return self.is_unused and monotonic() - self._unused_since >= idle_s
+    @property
+    def unused_s(self) -> float:
+        """For how long no place has been in use; -1 where one is."""
+        return monotonic() - self._unused_since if self.is_unused else -1
 
     def take(self) -> int:
         """Take a free place into use; return where it begins."""

@@ -17,6 +17,7 @@ import mmap
 import os
 from collections import Counter
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -29,7 +30,6 @@ from aioflow_shm._limits import (
     MEMORY_FROM,
     SEGMENT_BYTES,
     SEGMENTS_MAX,
-    TRIM_S,
 )
 from aioflow_shm._places import Place, Segment
 from aioflow_shm._views import check_descriptor, find_owner
@@ -161,11 +161,20 @@ class Segments:
         """Whether the other side has any of this memory, or is still to be told that it is gone."""
         return bool(self._segments or self._foreign or self.dropped)
 
-    def trim(self) -> None:
-        """Drop the segments that were not in use for `TRIM_S`."""
-        for segment in tuple(self._segments.values()):
-            if segment.is_idle(TRIM_S):
-                self._drop(segment)
+    def trim(self, unused_s: float, nbytes: float = math.inf) -> int:
+        """Drop segments that were not in use for so long, the longest unused first, until they have so many bytes.
+
+        Returns:
+            How many bytes they have.
+        """
+        dropped = 0
+        by_time = sorted(((each.unused_s, each) for each in self._segments.values()), key=itemgetter(0), reverse=True)
+        for unused, segment in by_time:
+            if unused < unused_s or dropped >= nbytes:
+                break
+            dropped += len(segment.memory)
+            self._drop(segment)
+        return dropped
 
     def memories(self) -> dict[int, int]:
         """Return the sizes of the segments, by inode."""

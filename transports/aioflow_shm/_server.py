@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import errno
 import logging
-from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 import anyio
 
 from aioflow.errors import ConnectFailed
 from aioflow.watch import watch
+from aioflow_shm._budget import Budget
 from aioflow_shm._client import check_user
 from aioflow_shm._end import End, Turns
 from aioflow_shm._forks import current_generation
-from aioflow_shm._limits import SHARED_BYTES, TRIM_S
 from aioflow_shm._lock import SocketFile
 from aioflow_shm._parcels import GREETING
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
     from aioflow.transport import Connection, Receiver
     from aioflow_shm._segments import Segments
-    from aioflow_shm._views import Mapping
 
 logger = logging.getLogger("aioflow.shm")
 
@@ -62,12 +59,11 @@ class Server:
         self._make_segments = make_segments
         self._task_group = task_group
         self._numbers = count(1)
-        self._segments: dict[End, Segments] = {}
-        self._mapped: WeakSet[Mapping] = WeakSet()
         self._turns = Turns()
         self._generation = current_generation()
-        self._closing = self._is_trimming = False
+        self._closing = False
         self._finished = anyio.Event()
+        self._budget = Budget(self._turns, task_group, self._finished)
         self._file = SocketFile(path)
         self._watch = watch(self._file.listener.fileno(), self._accept_all, lambda: True)
 
@@ -79,10 +75,7 @@ class Server:
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory shared with clients, counted once; also what those that are gone have left in use."""
-        memories = {mapping.inode: len(mapping.memory) for mapping in self._mapped}
-        for segments in self._segments.values():
-            memories.update(segments.memories())
-        return sum(memories.values())
+        return self._budget.memory_bytes
 
     async def run(self) -> None:
         """Accept connections until the listener is closed."""
@@ -101,7 +94,7 @@ class Server:
         self._watch.stop()
         try:
             async with anyio.create_task_group() as tasks:
-                for end in tuple(self._segments):
+                for end in tuple(self._budget.segments):
                     tasks.start_soon(end.aclose)
         finally:
             with anyio.CancelScope(shield=True):
@@ -127,31 +120,9 @@ class Server:
                 logger.info("%s was not accepted: %s", name, error)
                 continue
             segments = self._make_segments(name)
-            end = End(name, accepted, self._turns, segments, None, self._accept, self._mapped, self._memory_made)
-            self._segments[end] = segments
+            end = End(name, accepted, self._turns, segments, None, self._accept, self._budget)
+            self._budget.segments[end] = segments
             self._task_group.start_soon(self._run_end, end, name=f"aioflow {name}")
-
-    def _memory_made(self) -> None:
-        """See to it that memory is given back, where there is too much now."""
-        if not self._is_trimming and self.memory_bytes > SHARED_BYTES:
-            self._is_trimming = True
-            self._task_group.start_soon(self._trim)
-
-    async def _trim(self) -> None:
-        """Have memory that is not used given back until there is little enough, and all told to let go of it."""
-        is_much = True
-        while is_much:
-            is_much = self.memory_bytes > SHARED_BYTES  # else what came of the last request is still to be told
-            with anyio.move_on_after(TRIM_S):
-                await self._finished.wait()
-                return
-            self._turns.take(partial(self._trim_all, asks=is_much))
-        self._is_trimming = False
-        self._memory_made()  # meanwhile
-
-    def _trim_all(self, *, asks: bool) -> None:
-        for end in self._segments:
-            end.trim(asks=asks)
 
     async def _accept_later(self) -> None:
         with anyio.move_on_after(_ACCEPT_AGAIN_S):
@@ -162,4 +133,5 @@ class Server:
         try:
             await end.run()
         finally:
-            del self._segments[end]
+            del self._budget.segments[end]
+            self._budget.answered(end)

@@ -27,6 +27,5 @@ KILLS = 20 if NIGHTLY else 2
 KILLS_OF_MEMORY = 100 if NIGHTLY else 2  # of producers and consumers in turn; of servers half as many
 RESTARTS = 20 if NIGHTLY else 2
 CANCELS = 10_000 if NIGHTLY else 600  # of each event loop at each address
-FULL_BYTES = (256 if NIGHTLY else 64) << 20
 
 TEST_S = 600 if NIGHTLY else 60

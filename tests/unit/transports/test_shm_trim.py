@@ -13,8 +13,10 @@ import pytest
 
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo
 from aioflow.transport import Frame, Listener
-from aioflow_shm import ShmTransport, _segments, _server
+from aioflow_shm import ShmTransport, _budget
+from aioflow_shm._end import End
 from aioflow_shm._leases import Leases
+from aioflow_shm._limits import SEGMENT_BYTES
 from aioflow_shm._parcels import TRIM, numbers
 from aioflow_shm._segments import Segments
 from tests.unit.transports.conftest import is_in_memory
@@ -28,9 +30,8 @@ SHARED_BYTES = 16 * SIZE
 
 @pytest.fixture
 def _little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server, "SHARED_BYTES", SHARED_BYTES)
-    monkeypatch.setattr(_server, "TRIM_S", 0.01)
-    monkeypatch.setattr(_segments, "TRIM_S", 0.01)
+    monkeypatch.setattr(_budget, "SHARED_BYTES", SHARED_BYTES)
+    monkeypatch.setattr(_budget, "TRIM_S", 0.01)
 
 
 class Producer:
@@ -100,6 +101,84 @@ async def test_producers_that_take_turns_share_what_one_needs(folder: Path) -> N
             producer.kept.clear()  # of which it is told when it is asked for memory
 
 
+def note_asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Note who is asked to give back."""
+    asked: list[object] = []
+    ask = End.ask_to_trim
+
+    def note(end: End, unused_s: float, nbytes: int) -> None:
+        asked.append(end)
+        ask(end, unused_s, nbytes)
+
+    monkeypatch.setattr(End, "ask_to_trim", note)
+    return asked
+
+
+async def test_who_makes_more_waits_until_others_have_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one has used, and uses no more, another has at once: at no time is there more than a segment too much."""
+    monkeypatch.setattr(_budget, "TRIM_S", 10 * BOUND_S)
+    monkeypatch.setattr(_budget, "RECENT_S", 0)
+    async with producers(folder, 4) as (stage, all_of_them):
+        for turn in range(8):
+            producer = all_of_them[turn % 4]
+            for _ in range(MANY):
+                await producer.fill(turn, 1)
+                assert stage.listener.memory_bytes <= SHARED_BYTES + SEGMENT_BYTES
+            assert sum(map(is_in_memory, producer.kept)) == MANY
+            assert all(bytes(frame) == bytes([turn]) * SIZE for frame in producer.kept)
+            producer.kept.clear()
+
+
+async def test_what_was_just_used_is_not_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It will be used again; who makes more does not wait for it."""
+    monkeypatch.setattr(_budget, "TRIM_S", 10 * BOUND_S)
+    monkeypatch.setattr(_budget, "RECENT_S", 10 * BOUND_S)
+    async with producers(folder, 2) as (stage, (one, other)):
+        await one.fill(1)
+        one.kept.clear()
+        await other.fill(2)
+        assert stage.listener.memory_bytes > SHARED_BYTES
+        assert sum(map(is_in_memory, other.kept)) == MANY
+
+
+async def test_who_stands_still_is_waited_for_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others go on without what it has, and get it when it answers."""
+    monkeypatch.setattr(_budget, "TRIM_S", 10 * BOUND_S)
+    monkeypatch.setattr(_budget, "RECENT_S", 0)
+    monkeypatch.setattr(_budget, "ANSWER_S", 0.01)
+    asked = note_asked(monkeypatch)
+    async with producers(folder, 2) as (stage, (still, other)):
+        await still.fill(1)
+        still.kept.clear()
+        connection: Any = still.near.connection
+        connection._watch.ignore()
+        await other.fill(2, 2 * MANY)
+        assert asked.count(still.far.connection) == 1
+        assert (before := stage.listener.memory_bytes) > SHARED_BYTES
+        assert sum(map(is_in_memory, other.kept)) == 2 * MANY
+        connection._watch.heed()
+        await still.settle()
+        assert stage.listener.memory_bytes < before
+
+
+async def test_who_leaves_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has given back all that it had."""
+    monkeypatch.setattr(_budget, "RECENT_S", 0)
+    monkeypatch.setattr(_budget, "ANSWER_S", 10 * BOUND_S)
+    asked = note_asked(monkeypatch)
+    async with producers(folder, 2) as (_, (still, other)):
+        await still.fill(1)
+        still.kept.clear()
+        connection: Any = still.near.connection
+        connection._watch.ignore()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other.fill, 2)
+            while not asked:
+                await anyio.lowlevel.checkpoint()
+            connection.abort()
+        assert sum(map(is_in_memory, other.kept)) == MANY
+
+
 async def test_what_is_in_use_stays(folder: Path) -> None:
     """All keep more than the server likes to share: nothing changes, every one gets what it needs; then it all goes."""
     async with producers(folder, 3) as (stage, all_of_them):
@@ -138,15 +217,16 @@ async def test_what_is_dropped_last_is_let_go_of_too(
     folder: Path, unmapped: list[Leases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When one producer has given back so much that there is little, what another drops just then is told as well."""
-    trim_all = _server.Server._trim_all
+    trim_all = _budget.Budget._trim_all
     trimmed = anyio.Event()
 
-    def trim(server: _server.Server, **options: bool) -> None:
-        trim_all(server, **options)
+    def trim(budget: _budget.Budget, **options: bool) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_budget, "TRIM_S", 0)
+            trim_all(budget, **options)
         trimmed.set()
 
-    monkeypatch.setattr(_server.Server, "_trim_all", trim)
-    monkeypatch.setattr(_segments, "TRIM_S", 0)
+    monkeypatch.setattr(_budget.Budget, "_trim_all", trim)
     async with producers(folder, 3) as (stage, (producer, other, consumer)):
         consumer.near.on_message = None  # it keeps nothing, and has no memory of its own
         for number in range(3):  # in packets; in memory that the consumer is about to map; mapped
@@ -185,7 +265,7 @@ async def test_who_asks_without_a_reason_gets_what_there_is(folder: Path) -> Non
     async with producers(folder, 1) as (_, (producer,)):
         await producer.fill(1, 3)
         for _ in range(10):
-            producer.near.connection._socket.send(numbers(TRIM))  # type: ignore[attr-defined]
+            producer.near.connection._socket.send(numbers(TRIM, 0, 1 << 31))  # type: ignore[attr-defined]
         await producer.fill(1, 3)
         assert all(bytes(frame) == bytes([1]) * SIZE for frame in producer.kept)
         await producer.settle()
@@ -209,7 +289,8 @@ async def test_a_connection_that_is_gone_is_not_asked(folder: Path) -> None:
         await producer.fill(1, 3)
         connection: Any = producer.far.connection
         connection.abort()
-        connection.trim(asks=True)
+        connection.trim(0)
+        connection.ask_to_trim(0)
         assert connection._outbox.is_empty
         await producer.near.wait_lost()
 
@@ -233,9 +314,7 @@ def test_what_is_dropped() -> None:
     ((number, _),) = segments.made
 
     def trim(idle_s: float) -> list[int]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_segments, "TRIM_S", idle_s)
-            segments.trim()
+        segments.trim(idle_s)
         return segments.dropped
 
     assert not trim(0)
