@@ -83,17 +83,20 @@ async def connect_nearest(
 
 async def _try_nearby(path: str, receiver: Receiver, task_group: TaskGroup) -> Connection | str:
     """Connect, or say why not."""
+    wait_s, silence = GREETING_S, f"nobody answers at {path}"
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):  # a link would lead to another server
             return f"{path} is no socket"
+    except FileNotFoundError:  # it may be too long to be there, which the transport says at once
+        wait_s, silence = 0, f"{path} is not there"
     except OSError as error:
-        return f"{path} is not there" if isinstance(error, FileNotFoundError) else str(error)
-    with anyio.move_on_after(GREETING_S):
+        return str(error)
+    with anyio.move_on_after(wait_s):
         try:
             return await find_transport(f"shm://{path}").connect(f"shm://{path}", receiver, task_group)
         except TransportError as error:
             return str(error)
-    return f"nobody answers at {path}"
+    return silence
 
 
 class _Nobody:
