@@ -106,6 +106,7 @@ def _line(queue: QueueStats) -> str:
         f"{queue.unacknowledged} not acknowledged" if queue.unacknowledged else "",
         f"{queue.puts_waiting} puts wait" if queue.puts_waiting else "",
         f"{queue.gets_waiting} gets wait" if queue.gets_waiting else "",
+        f"{queue.gets_hold} held by gets that wait for more" if queue.gets_hold else "",
         f"producers {', '.join(queue.producers)}" if queue.producers else "",
         "closed" if queue.is_closed else "",
     ]

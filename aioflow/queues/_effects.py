@@ -77,3 +77,8 @@ class QueueStats:
     dequeued: int
     producers: tuple[str, ...] = ()
     container: str = ""
+
+    @property
+    def gets_hold(self) -> int:
+        """Elements that a get which waits for more has taken: they are not in the queue, and not handed over."""
+        return self.enqueued - self.dequeued - self.size - self.unacknowledged

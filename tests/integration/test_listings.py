@@ -86,8 +86,9 @@ def test_the_queues_of_a_cluster_are_listed(
             await boxes.size()
             await boxes.close()
             await large.enqueue_many(np.zeros((3, 1 << 20), np.uint8))
-            tasks.start_soon(small.dequeue)
-            while not (await small.stats()).gets_waiting:
+            tasks.start_soon(small.dequeue_many, 3)
+            await small.enqueue_many([1, 2])
+            while not (await small.stats()).gets_hold:
                 await anyio.sleep(0)
             command = ("-m", "aioflow", "queues", "--target", f"ipc://{folder}/ps")
             programs = [run_program(*command), run_program(*command, "--json"), run_program(*command, "large")]
@@ -105,13 +106,13 @@ def test_the_queues_of_a_cluster_are_listed(
     with_large, alone = anyio.run(fill)
     assert [with_large.task, alone.task] == [ps, worker]
     assert [(q.container, q.name, q.size) for q in with_large.queues] == [("", "large", 3), ("attic", "boxes", 0)]
-    assert [(q.name, q.gets_waiting) for q in alone.queues] == [("small", 1)]
+    assert [(q.name, q.size, q.gets_waiting, q.gets_hold) for q in alone.queues] == [("small", 0, 1, 2)]
     assert 3 << 20 <= with_large.memory_bytes <= 4 << 20 > alone.memory_bytes == 0
     lines, told, one, missing = listed
     assert [line.split("  ")[0] for line in lines.splitlines() if line.startswith("/job")] == [ps, worker]
     assert "large  FIFOQueue  3 of 4 elements, 3.1 of " in lines
     assert "attic/boxes  PriorityQueue  0 of 2 elements" in lines
-    assert "1 gets wait" in lines
+    assert "1 gets wait  2 held by gets that wait for more" in lines
     queues = {queue["name"]: queue for server in json.loads(told)["servers"] for queue in server["queues"]}
     assert (queues["boxes"]["is_closed"], queues["large"]["enqueued"], len(queues)) == (True, 3, 3)
     assert "large" in one
