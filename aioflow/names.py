@@ -36,7 +36,7 @@ def normalise_address(address: str) -> str:
     if _HOST_PORT.fullmatch(address):
         return f"tcp://{address}"
     raise ConnectFailed(
-        f"{address!r} is no address: expected ipc:///path, tcp://host:port, inproc://name, or host:port"
+        f"{address!r} is no address: expected ipc:///path, shm:///path, tcp://host:port, inproc://name, or host:port"
     )
 
 

@@ -36,8 +36,8 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--bind",
         metavar="ADDRESS",
-        help="ipc:///path, tcp://127.0.0.1:port or 127.0.0.1:port, with keys tcp://host:port; port 0 chooses one "
-        f"(default: {BIND_DEFAULT}, or what the cluster has)",
+        help="ipc:///path, shm:///path, tcp://127.0.0.1:port or 127.0.0.1:port, with keys tcp://host:port; port 0 "
+        f"chooses one (default: {BIND_DEFAULT}, or what the cluster has)",
     )
     parser.add_argument(
         "--cluster",

@@ -29,7 +29,8 @@ class GroupSize:
     Args:
         definition: Of the queue.
         batch: Rows that are worth a message, and what consumers take at once as long as none has come.
-        batch_bytes: Bytes with which a group goes at the latest; None leaves that to the size of elements.
+        batch_bytes: Bytes with which a group goes at the latest, or with one element that has more; None leaves that to
+            the size of elements.
 
     Attributes:
         rows: It goes with so many, if no other one is under way.
@@ -49,11 +50,13 @@ class GroupSize:
         self.nbytes = SMALL_BYTES if batch_bytes is None else batch_bytes
         self.row_bytes = definition.element.nbytes or 0
         self._batch = batch
-        self._rows_most = 0  # of whole batches; none where elements are small, or the bytes were given
-        if batch_bytes is None and batch * self.row_bytes > SMALL_BYTES:
-            rows = min(BATCHES_BYTES_MAX, definition.bytes_max // SHARE) // self.row_bytes
+        self._rows_most = 0  # of whole batches; none where elements are small
+        if batch * self.row_bytes > SMALL_BYTES:
+            if batch_bytes is None:
+                batch_bytes = min(BATCHES_BYTES_MAX, definition.bytes_max // SHARE)
+                self.groups_max = 1  # memory that a queue's bytes do not count
+            rows = batch_bytes // self.row_bytes
             self._rows_most = max(1, min(rows, capacity) if capacity > 0 else rows)
-            self.groups_max = 1  # memory that a queue's bytes do not count
             self._fit(batch)
 
     @property

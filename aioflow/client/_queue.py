@@ -282,8 +282,8 @@ class Queue:
 
         Args:
             batch: Elements to group; 8 times as many, or a quarter of the capacity, while another group is under way.
-            batch_bytes: Bytes after which a group is sent although it has fewer elements. None: 1 MiB, or whole batches
-                as consumers take them where these have more, of at most a 24th of `capacity_bytes`.
+            batch_bytes: Bytes after which a group is sent although it has fewer elements. None: 1 MiB, or a 24th of
+                `capacity_bytes` where `batch` has more: whole batches as consumers take them, if these fit.
             delay_s: Seconds until what was written is sent at the latest; thrice that for a third of a larger batch.
 
         Raises:

@@ -66,8 +66,8 @@ class Session:
         """Make a session; nothing is opened yet.
 
         Args:
-            target: `inproc://name`, `ipc://path` or `tcp://host:port` of a server, or a `Server` of this process. An
-                empty one is an embedded host: queues in this process. None is what the environment variable
+            target: `ipc://path`, `shm://path`, `tcp://host:port` or `inproc://name` of a server, or a `Server` of this
+                process. An empty one is an embedded host: queues in this process. None is what the environment variable
                 AIOFLOW_TARGET names, else embedded.
             graph: What `run` takes its fetches from; None for any graph.
             config: Settings; the defaults where None.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -26,7 +28,6 @@ from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from pathlib import Path
 
     from aioflow.cluster._events import Event
     from aioflow.cluster._peer import Peer
@@ -119,7 +120,7 @@ class Link:
                 return
             raise ConnectFailed(  # noqa: TRY301 - disconnects as any other error does
                 f"no aioflow server answered at {self._address} within {self._config.connect_s} s; "
-                f"start one with: aioflow serve --bind {self._address}"
+                + _how_to_start(self._address)
             )
         except BaseException:
             self._is_over = True
@@ -360,3 +361,16 @@ def _vary(pause_s: float) -> float:
 def _read_answer(frames: list[Frame]) -> int:
     message, _ = decode(frames)
     return message.number if isinstance(message, m.Heard) else 0
+
+
+def _how_to_start(address: str) -> str:
+    scheme, _, path = address.partition("://")
+    folder = Path(path).parent
+    if scheme in {"ipc", "shm"}:
+        try:
+            os.lstat(folder)
+        except FileNotFoundError:
+            return f"the folder {folder} does not exist here: is that the server's address?"
+        except OSError:
+            pass  # it may be one of another user
+    return f"start one with: aioflow serve --bind {address}"

@@ -19,6 +19,12 @@ RESULT_BYTES_MAX = 4 * 1000**3
 # Who asks ahead gets no more than so much that was copied together from several puts: one more message takes less.
 COPY_BYTES_MAX = 1 << 20
 
+# What a put is told.
+CLOSED = (
+    "closed and accepts nothing more; producers=n keeps a queue open until n producers have come, and delete() or "
+    "another shared_name begins anew"
+)
+
 
 @dataclass(slots=True, eq=False)
 class Put:

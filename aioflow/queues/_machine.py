@@ -24,7 +24,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from aioflow.errors import AioflowError, EndOfQueue, OperationCancelled, QueueClosed, QueueError
-from aioflow.queues._attempts import COPY_BYTES_MAX, RESULT_BYTES_MAX, Get, Put
+from aioflow.queues._attempts import CLOSED, COPY_BYTES_MAX, RESULT_BYTES_MAX, Get, Put
 from aioflow.queues._definition import UNBOUNDED, QueueDefinition
 from aioflow.queues._deliveries import Deliveries
 from aioflow.queues._effects import Completed, Effect, Failed, QueueStats, Recall, Ticket
@@ -238,7 +238,7 @@ class QueueMachine:
             put = next(iter(self._puts.values()))
             if self._closed:
                 del self._puts[put.ticket]
-                self._fail_put(put, QueueClosed(f"{self} is {'closed' if put.segment else 'already closed'}"))
+                self._fail_put(put, QueueClosed(f"{self} is {CLOSED if put.segment else 'already closed'}"))
             elif put.segment is None:
                 self._closed = True
                 del self._puts[put.ticket]

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["to_columns", "to_host"]
 
 # What np.asarray makes of nested lists of plain Python numbers.
-_PYTHON_DTYPES = frozenset({"bool", "int64", "uint64", "float64", "complex128"})
+# What NumPy makes of Python's numbers, and what these are.
+_PYTHON_DTYPES = {"bool": "bool", "int64": "int", "uint64": "int", "float64": "float", "complex128": "complex"}
 
 
 def to_columns(value: Any, spec: ElementSpec, *, many: bool) -> tuple[Dense, ...]:
@@ -93,7 +94,16 @@ def _check_shape(shape: tuple[int, ...], spec: TensorSpec, *, many: bool) -> Non
         raise SpecMismatch(f"got a value of rank {len(element)}; expected at most {RANK_MAX}")
     if not spec.admits(element):
         rows = f" in each of {shape[0]} rows" if many else ""
-        raise SpecMismatch(f"got shape {list(element)}{rows}; expected {spec}")
+        raise SpecMismatch(f"got shape {list(element)}{rows}; expected {spec}{_other_call(shape, spec, many=many)}")
+
+
+def _other_call(shape: tuple[int, ...], spec: TensorSpec, *, many: bool) -> str:
+    """Return which call takes such a shape, if one does."""
+    if many:
+        return "; one element goes by enqueue or write" if spec.admits(shape) else ""
+    if shape and spec.admits(shape[1:]):
+        return f", and not {shape[0]} of them: enqueue_many and write_many take several"
+    return ""
 
 
 def _immutable(array: Array) -> bool:
@@ -169,7 +179,10 @@ def _convert_array(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Arr
     if source.name not in DTYPES and source.kind not in "biufc":
         raise SpecMismatch(f"got dtype {source.name}, which is not supported; expected {spec}")
     if not _same_kind(source, target):
-        raise SpecMismatch(f"got dtype {source.name}, which does not convert to {spec.dtype} by NumPy's same_kind")
+        raise SpecMismatch(
+            f"got dtype {source.name}, which does not convert to {spec.dtype} by NumPy's same_kind; if nothing is lost "
+            f'by that, convert it: .astype("{spec.dtype}")'
+        )
     if source.kind in "iu" and array.size:
         _check_range(array, target, spec)
     with np.errstate(over="ignore"):
@@ -208,7 +221,7 @@ def _convert_python(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Ar
         return _convert_exactly(array, target, spec)
     target_takes = "c" if kind == "c" else "fcV"
     if target.kind not in target_takes:
-        raise SpecMismatch(f"got Python {'int' if kind in 'iu' else array.dtype.name} values; expected {spec}")
+        raise SpecMismatch(f"got Python {_PYTHON_DTYPES[array.dtype.name]} values; expected {spec}")
     with np.errstate(over="ignore"):
         converted = array.astype(target)
     got = converted.astype(np.complex128)

@@ -15,6 +15,7 @@ import pytest
 
 import aioflow as flow
 from aioflow import errors
+from aioflow.queues._attempts import CLOSED
 
 ROOT = Path(__file__).parents[2]
 TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -67,7 +68,7 @@ def test_a_quoted_message_is_one_of_the_source(quote: str) -> None:
 
 
 # These are put together of words that by themselves are found anywhere.
-MESSAGES_IN_PIECES = ("queue 'train' is closed", "queue 'train' is already closed", "queue 'train' was deleted")
+MESSAGES_IN_PIECES = (f"queue 'train' is {CLOSED}", "queue 'train' is already closed", "queue 'train' was deleted")
 
 
 async def closed_and_deleted() -> list[str]:

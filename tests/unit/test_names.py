@@ -50,7 +50,7 @@ def test_an_address_has_a_scheme(address: str, expected: str) -> None:
 )
 def test_what_is_no_address(address: str) -> None:
     """The error says which forms there are."""
-    with pytest.raises(ConnectFailed, match="is no address: expected ipc:///path, tcp://host:port"):
+    with pytest.raises(ConnectFailed, match="is no address: expected ipc:///path, shm:///path, tcp://host:port"):
         normalise_address(address)
 
 

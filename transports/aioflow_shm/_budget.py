@@ -1,7 +1,7 @@
-"""What a server shares with all its clients: at most `SHARED_BYTES`, or what is in use and what they are about to fill.
+"""What a server shares with its clients: `SHARED_BYTES` in all and `CLIENT_BYTES` for each, or what is in use.
 
 A client that has made memory beyond that may use it when others have given back as much of what they do not use, or
-have none. What is in use may be more; then what falls out of use is given back when it stays so for `TRIM_S`.
+have had `LEAVE_S` for it. Beyond `SHARED_BYTES` what is not in use for `TRIM_S` is given back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import anyio
 
-from aioflow_shm._limits import ANSWER_S, ASKED_MAX, RECENT_S, SHARED_BYTES, TRIM_S
+from aioflow_shm._limits import ASKED_MAX, CLIENT_BYTES, LEAVE_S, RECENT_S, SHARED_BYTES, TRIM_S
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -60,13 +60,19 @@ class Budget:
 
     @property
     def excess(self) -> int:
-        """By how many bytes it is too much; 0 or less where it is not."""
+        """By how many bytes it is too much to be kept; 0 or less where it is not."""
         return self.memory_bytes - SHARED_BYTES
+
+    @property
+    def shortage(self) -> int:
+        """By how many bytes it is too much for more to be made; 0 or less where it is not."""
+        return self.excess - CLIENT_BYTES * sum(end.has_memory for end in self.segments)
 
     def made_there(self, end: End, number: int) -> None:
         """Let a client use what it has made, at once if there is little."""
-        if not self._made and self.excess <= 0:
+        if not self._made and self.shortage <= 0:
             end.admit(number)
+            self.made_here()
             return
         self._made.append((end, number))
         if len(self._made) == 1:
@@ -85,34 +91,40 @@ class Budget:
             self._answered.set()
 
     async def _make_room(self) -> None:
-        """Let clients use what they have made, one after the other."""
+        """Let clients use what they have made, when others have had their time to give back."""
         while self._made:
-            await self._collect()
-            end, number = self._made.popleft()
-            self._turns.take(partial(end.admit, number))
+            with anyio.move_on_after(LEAVE_S):
+                await self._collect()
+            self._asked = None
+            self._turns.take(self._admit_all)
         self.made_here()
 
     async def _collect(self) -> None:
-        """Have given back what is not in use, first of who uses least of its own, until there is little enough."""
+        """Have given back what is not in use, first by who uses least of its own, until there is little enough."""
         unused = [(end.unused_bytes, end) for end in self.segments if end not in self._silent]
         for unused_bytes, end in nlargest(ASKED_MAX, unused, key=itemgetter(0)):
-            if (excess := self.excess) <= 0 or not unused_bytes:
-                break
-            if end not in self.segments:  # it has gone meanwhile
-                continue
+            if (shortage := self.shortage) <= 0 or not unused_bytes:
+                return
             self._asked, self._answered = end, anyio.Event()
-            self._silent.add(end)
-            self._turns.take(partial(end.ask_to_trim, RECENT_S, excess))
-            with anyio.move_on_after(ANSWER_S):
+            self._turns.take(partial(self._ask, end, shortage))
+            if end in self._silent:
                 await self._answered.wait()
-        self._asked = None
-        self._turns.take(self._trim_own)
+
+    def _ask(self, end: End, nbytes: int) -> None:
+        if end.ask_to_trim(RECENT_S, nbytes):
+            self._silent.add(end)
+
+    def _admit_all(self) -> None:
+        self._trim_own()
+        while self._made:
+            end, number = self._made.popleft()
+            end.admit(number)
 
     def _trim_own(self) -> None:
         """Give back what the server has made, if there is too much, and tell of what others have given back."""
-        excess = self.excess
+        shortage = self.shortage
         for end in self.segments:
-            excess -= end.trim(RECENT_S, max(0, excess))
+            shortage -= end.trim(RECENT_S, max(0, shortage))
 
     async def _trim(self) -> None:
         """Have memory that is not used given back until there is little enough, and all told to let go of it."""
@@ -129,5 +141,5 @@ class Budget:
     def _trim_all(self, *, asks: bool) -> None:
         for end in self.segments:
             end.trim(TRIM_S)
-            if asks:
+            if asks and end is not self._asked:
                 end.ask_to_trim(TRIM_S)

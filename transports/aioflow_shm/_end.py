@@ -183,6 +183,11 @@ class End:
         return memory
 
     @property
+    def has_memory(self) -> bool:
+        """Whether memory is shared with the other side."""
+        return self._segments.has_any or self._leases.has_any
+
+    @property
     def unused_bytes(self) -> int:
         """Memory of the other side's in which there is nothing that is in use on this one."""
         return self._leases.unused_bytes
@@ -196,11 +201,13 @@ class End:
             self._turns.write_later(self)
         return dropped
 
-    def ask_to_trim(self, unused_s: float, nbytes: int = _NUMBER_MAX) -> None:
-        """Ask the other side to do so, in a turn; it also tells what it does not use any more of this side's."""
-        if self._is_up and (self._segments.has_any or self._leases.has_any):
+    def ask_to_trim(self, unused_s: float, nbytes: int = _NUMBER_MAX) -> bool:
+        """Ask the other side to do so, and what it uses no more of this side's; say whether it will answer."""
+        is_asked = self._is_up and self.has_memory
+        if is_asked:
             self._outbox.request = numbers(TRIM, round(1000 * unused_s), min(nbytes, _NUMBER_MAX))
             self._turns.write_later(self)
+        return is_asked
 
     def admit(self, number: int) -> None:
         """Have the other side use a segment that it has made, in a turn."""

@@ -40,12 +40,13 @@ FRAMES_MIN = 4
 SHARED_BYTES = 280_000_000
 TRIM_S = 0.25
 
-# A client that makes memory beyond that waits until others have given back as much of what they do not use; not what
-# they have just used, as they will again. So many are asked, those first that use least of theirs, and each is waited
-# for so long: one that stands still does not answer, and is not asked again until it does.
+# A client that makes memory beyond that, and two groups of a writer by default for each client, waits until others have
+# given back as much of what they do not use; not what they have just used, as they will again. So many are asked, those
+# first that use least of theirs, and all in so long: one that loads data in its event loop answers when it is done.
+CLIENT_BYTES = 20_000_000
 RECENT_S = 0.02
 ASKED_MAX = 4
-ANSWER_S = 0.5
+LEAVE_S = 0.05
 
 # A segment has places of one size, and is as large as this if that is more than one.
 SEGMENT_BYTES = 4 << 20

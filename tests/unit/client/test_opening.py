@@ -73,6 +73,16 @@ async def test_a_server_that_never_welcomes(monkeypatch: pytest.MonkeyPatch, add
     assert 1 < hellos() < 20
 
 
+async def test_a_folder_that_is_not_there(folder: str) -> None:
+    """No server can be started at such an address: the message says so, and not how."""
+    address = f"ipc://{folder}/typo/s"
+    with anyio.fail_after(TEST_S):
+        with pytest.raises(flow.ConnectFailed, match=f"the folder {folder}/typo does not exist here"):
+            await flow.Session(address, config=IMPATIENT).open()
+        with pytest.raises(flow.ConnectFailed, match=f"start one with: aioflow serve --bind ipc://{folder}/s"):
+            await flow.Session(f"ipc://{folder}/s", config=IMPATIENT).open()
+
+
 async def test_a_refusal_is_raised_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Another version of the protocol, and a goodbye that says why, are not tried again."""
     goodbyes = [

@@ -65,7 +65,10 @@ async def test_batches_as_consumers_take_them(images: Any) -> None:
             assert images.host.log == ["put [0, 1, 2, 3]", "put [4, 5]", "put [6, 7, 8]", "put [9, 10, 11]"]
 
 
-async def test_a_batch_that_fills_is_given_more_time(images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch_bytes", [None, 6 * (ROW.nbytes + 8)], ids=["whole batches", "bytes as given"])
+async def test_a_batch_that_fills_is_given_more_time(
+    images: Any, monkeypatch: pytest.MonkeyPatch, batch_bytes: int | None
+) -> None:
     """Thrice the delay where a third of it has come; the rest of one that was cut goes when that is whole."""
     time = 0.0
     sleeps: list[tuple[float, anyio.Event]] = []
@@ -81,7 +84,10 @@ async def test_a_batch_that_fills_is_given_more_time(images: Any, monkeypatch: p
         await anyio.wait_all_tasks_blocked()
 
     with anyio.fail_after(TEST_S):
-        async with anyio.create_task_group() as tasks, images.writer(batch=6, delay_s=10) as writer:
+        async with (
+            anyio.create_task_group() as tasks,
+            images.writer(batch=6, batch_bytes=batch_bytes, delay_s=10) as writer,
+        ):
             with monkeypatch.context() as patch:
                 patch.setattr(_writer, "now", lambda: time)
                 patch.setattr(anyio, "sleep", sleep)
@@ -130,7 +136,7 @@ async def test_a_slow_writer_uses_its_memory(images: Any, batch_bytes: int | Non
     [
         pytest.param(_definition(8), 64, None, (64, 512, 1, 2), id="small"),
         pytest.param(_definition(150_528), 64, None, (64, 64, 64, 1), id="images"),
-        pytest.param(_definition(150_528), 64, 1 << 20, (64, 512, 1, 2), id="bytes as given"),
+        pytest.param(_definition(150_528), 64, 1 << 20, (6, 6, 6, 2), id="bytes as given"),
         pytest.param(_definition(150_528, 32), 64, None, (32, 32, 32, 1), id="more than the capacity"),
         pytest.param(_definition(20_000), 64, None, (64, 384, 64, 1), id="several batches while others are under way"),
         pytest.param(_definition(4 << 20), 64, None, (2, 2, 2, 1), id="too much for a batch"),

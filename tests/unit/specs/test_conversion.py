@@ -84,7 +84,9 @@ def test_a_string_is_a_scalar() -> None:
 def test_shapes_are_checked() -> None:
     """semantics 1.7: a shape that is not the component's is refused, and both are named."""
     refuse([1, 2, 3], "int32", (2,), match=r"got shape \[3\]; expected int32\[2\]")
-    refuse([[1, 2]], "int32", (2,))
+    refuse([[1, 2]], "int32", (2,), match=r"int32\[2\], and not 1 of them: enqueue_many and write_many take several$")
+    with pytest.raises(SpecMismatch, match=r"expected int32\[2\]; one element goes by enqueue or write$"):
+        to_columns(([1, 2],), ElementSpec((TensorSpec("int32", (2,)),)), many=True)
     refuse(np.zeros((2, 4)), "float32", (None, 3), match=r"float32\[\?,3\]")
     assert convert(np.zeros((7, 3)), "float32", (None, 3)).shape == (7, 3)
 

@@ -31,6 +31,7 @@ SHARED_BYTES = 16 * SIZE
 @pytest.fixture
 def _little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_budget, "SHARED_BYTES", SHARED_BYTES)
+    monkeypatch.setattr(_budget, "CLIENT_BYTES", 0)
     monkeypatch.setattr(_budget, "TRIM_S", 0.01)
 
 
@@ -106,9 +107,9 @@ def note_asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     asked: list[object] = []
     ask = End.ask_to_trim
 
-    def note(end: End, unused_s: float, nbytes: int) -> None:
+    def note(end: End, unused_s: float, nbytes: int) -> bool:
         asked.append(end)
-        ask(end, unused_s, nbytes)
+        return ask(end, unused_s, nbytes)
 
     monkeypatch.setattr(End, "ask_to_trim", note)
     return asked
@@ -116,6 +117,7 @@ def note_asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 async def test_who_makes_more_waits_until_others_have_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one has used, and uses no more, another has at once: at no time is there more than a segment too much."""
+    monkeypatch.setattr(_budget, "LEAVE_S", 10 * BOUND_S)
     monkeypatch.setattr(_budget, "TRIM_S", 10 * BOUND_S)
     monkeypatch.setattr(_budget, "RECENT_S", 0)
     async with producers(folder, 4) as (stage, all_of_them):
@@ -145,7 +147,6 @@ async def test_who_stands_still_is_waited_for_once(folder: Path, monkeypatch: py
     """Others go on without what it has, and get it when it answers."""
     monkeypatch.setattr(_budget, "TRIM_S", 10 * BOUND_S)
     monkeypatch.setattr(_budget, "RECENT_S", 0)
-    monkeypatch.setattr(_budget, "ANSWER_S", 0.01)
     asked = note_asked(monkeypatch)
     async with producers(folder, 2) as (stage, (still, other)):
         await still.fill(1)
@@ -164,7 +165,7 @@ async def test_who_stands_still_is_waited_for_once(folder: Path, monkeypatch: py
 async def test_who_leaves_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has given back all that it had."""
     monkeypatch.setattr(_budget, "RECENT_S", 0)
-    monkeypatch.setattr(_budget, "ANSWER_S", 10 * BOUND_S)
+    monkeypatch.setattr(_budget, "LEAVE_S", 10 * BOUND_S)
     asked = note_asked(monkeypatch)
     async with producers(folder, 2) as (_, (still, other)):
         await still.fill(1)
