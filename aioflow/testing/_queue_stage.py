@@ -26,10 +26,12 @@ __all__ = ["OpenSession", "QueueCheck", "Started", "fresh_name", "ints", "refuse
 OpenSession = Callable[[], AbstractAsyncContextManager[Session]]
 QueueCheck = Callable[[OpenSession], Awaitable[None]]
 
-# Round trips after which what was to be seen counts as missing; a few are enough, other sessions' messages take longer.
-ROUND_TRIPS_MAX = 10_000
-# And seconds: in one process round trips take none to speak of, and what is to be seen may wait for a thread to start.
-THREADS_S = 5.0
+# Round trips within which most is seen: a few are enough, other sessions' messages take longer. What a thread does may
+# take seconds beside a loop that never sleeps: it gets the interpreter every 5 ms only.
+ROUND_TRIPS_MAX = 200
+LOOK_AGAIN_S = 0.001
+# Seconds after which what was to be seen counts as missing.
+SEEN_S = 8.0
 
 _numbers = itertools.count(1)
 
@@ -88,15 +90,15 @@ def start(tasks: TaskGroup, call: Callable[..., Awaitable[Any]], *arguments: Any
 
 
 async def until(queue: Queue, **expected: Any) -> QueueStats:
-    """Ask for the queue's statistics until they are as expected; bounded in number and, for threads, in time."""
+    """Ask for the queue's statistics until they are as expected; bounded in time."""
     stats = await queue.stats()
-    deadline = time.monotonic() + THREADS_S
+    deadline = time.monotonic() + SEEN_S
     for round_trips in itertools.count():
         if all(getattr(stats, name) == value for name, value in expected.items()):
             return stats
-        if round_trips > ROUND_TRIPS_MAX and time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             break
-        await checkpoint()
+        await (checkpoint() if round_trips < ROUND_TRIPS_MAX else anyio.sleep(LOOK_AGAIN_S))
         stats = await queue.stats()
     raise AssertionError(f"expected {expected}, the last was {stats}")
 
