@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import aioflow as flow
-from tests.integration.reliability.client import BOUND_S, all_flow, end_all, judge
+from tests.integration.reliability.client import BOUND_S, Client, all_flow, end_all, judge
 from tests.integration.reliability.conftest import Figure, StartClient, StartServer
 from tests.integration.reliability.memory import Peak, own_bytes
 from tests.integration.reliability.scale import FLOWS_S, TEST_S
@@ -22,6 +22,9 @@ ELEMENT_BYTES = 1 << 18
 PRODUCERS = 2
 MORE_MAX, MORE_BYTES_MAX = 1.15, 16 << 20
 WAIT_S = 0.5  # for which a producer that could go on would have
+ROWS = 4
+# What the consumer had taken and not told makes room when it counts as lost, in whichever of the waits.
+TAKEN_MAX = 4 * ROWS
 
 
 async def until_full(address: str) -> None:
@@ -33,6 +36,10 @@ async def until_full(address: str) -> None:
                 await anyio.sleep(0.01)
 
 
+def _accepted(producers: list[Client]) -> int:
+    return sum(len(producer.elements("in")) for producer in producers)
+
+
 @pytest.mark.parametrize(("transport", "parallel"), [("ipc", 1), ("ipc", 256), ("tcp", 256)])
 def test_a_consumer_that_stands_still(
     start_server: StartServer, start_client: StartClient, figure: Figure, transport: str, parallel: int
@@ -40,7 +47,7 @@ def test_a_consumer_that_stands_still(
     """The server has and shares little more than the queue's bytes, however many puts its producers have under way."""
     server, address = start_server(transport)
     settings = {"queue": {"capacity": 1000, "capacity_bytes": FULL_BYTES}, "bytes": ELEMENT_BYTES}
-    consumer = start_client("consumer", 0, address, how="batches", rows=4, **settings)
+    consumer = start_client("consumer", 0, address, how="batches", rows=ROWS, **settings)
     consumer.wait_for("ready")
     idle = own_bytes(server.process.pid)
     producers = [
@@ -52,9 +59,9 @@ def test_a_consumer_that_stands_still(
         consumer.process.send_signal(signal.SIGSTOP)
         anyio.run(until_full, address)
         threading.Event().wait(WAIT_S)
-        accepted = [len(producer.elements("in")) for producer in producers]
+        accepted = _accepted(producers)
         threading.Event().wait(WAIT_S)
-        assert [len(producer.elements("in")) for producer in producers] == accepted, "producers do not wait"
+        assert _accepted(producers) - accepted <= TAKEN_MAX, "producers do not wait"
 
         went_on = monotonic()
         consumer.process.send_signal(signal.SIGCONT)
