@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["to_columns", "to_host"]
 
-# What np.asarray makes of nested lists of plain Python numbers.
-# What NumPy makes of Python's numbers, and what these are.
+# What np.asarray makes of nested lists of plain Python numbers, and what these are.
 _PYTHON_DTYPES = {"bool": "bool", "int64": "int", "uint64": "int", "float64": "float", "complex128": "complex"}
 
 
