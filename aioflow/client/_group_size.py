@@ -68,17 +68,24 @@ class GroupSize:
 
     def take_together(self, count: int) -> bool:
         """Learn how many rows consumers take at once; say whether groups have another size now."""
-        if not self._rows_most or self.rows % count == 0 or count > self._rows_most:
+        if not self._rows_most or count > self._rows_most:
+            return False
+        are_whole = self.rows % count == 0 and (self.unit > 1 or count == 1)
+        if are_whole and self.rows <= self._rows_for(count):  # else it is what others have taken
             return False
         self._fit(count)
         return True
+
+    def _rows_for(self, unit: int) -> int:
+        """Return how many rows go if no other group is under way, in multiples of a unit."""
+        return unit * max(1, min(self._rows_most, self._batch) // unit)
 
     def _fit(self, count: int) -> None:
         """Have groups end where batches of so many rows do or, if that is too much, where their memory does."""
         self.unit = min(count, self._rows_most)
         most = self._rows_most // self.unit
         several = LARGE_BYTES // (self.unit * self.row_bytes)  # while others are under way
-        self.rows = self.unit * min(most, max(1, self._batch // self.unit))
+        self.rows = self._rows_for(self.unit)
         self.rows_max = max(self.rows, self.unit * min(most, several, self._batch * GROWTH // self.unit))
         self.nbytes = self.rows_max * self.row_bytes
 

@@ -61,7 +61,9 @@ class RaggedBlock:
 
     def rows_within(self, rows: int, nbytes: int) -> int:
         """Return how many rows, of so many, may be added before it has to be looked whether they have so many bytes."""
-        mean = self.nbytes // max(1, self.count)
+        if not self.count:  # nothing is known of their size
+            return min(rows, 1)
+        mean = self.nbytes // self.count
         return min(rows, self.room - self.count, nbytes // max(1, 2 * mean))  # half of what is left, by those so far
 
     def add(self, element: Any) -> bool:

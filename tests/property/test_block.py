@@ -145,6 +145,7 @@ def test_values_of_a_ragged_block_are_its_own() -> None:
     """An array of the dtype and rank is copied as it is written, in whatever order its memory is."""
     element = ElementSpec((TensorSpec("int32", (None, None)), TensorSpec("int64", ())))
     block = RaggedBlock(QueueDefinition("PaddingFIFOQueue", element, 10), 5, 1000, lambda _: None)
+    assert block.rows_within(5, 100) == 1, "nothing is known of their size"
     array = np.arange(6, dtype=np.int32).reshape(2, 3)
     assert block.add((array.T, np.int64(7)))
     assert not block.add((array, 0.5))

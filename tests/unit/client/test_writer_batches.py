@@ -160,3 +160,21 @@ def test_sizes_that_are_told(told: int, unit: int) -> None:
     size = GroupSize(_definition(150_528), 64, None)
     assert size.take_together(told) == (unit != 64)
     assert (size.unit, size.rows) == (unit, unit)
+
+
+@pytest.mark.parametrize(
+    ("batch", "told", "expected"),
+    [
+        pytest.param(1, (16, 1), [(16, 16), (1, 1)], id="one by one"),
+        pytest.param(64, (70, 1, 64), [(70, 70), (1, 64), (64, 64)], id="and batches again"),
+        pytest.param(64, (1, 32, 1), [(64, 64)] * 3, id="whole in any case"),
+    ],
+)
+def test_sizes_of_consumers_that_have_gone(batch: int, told: tuple[int, ...], expected: list[tuple[int, int]]) -> None:
+    """What they took does not hold up those that take less."""
+    size = GroupSize(_definition(2_000_000), batch, 140 * 2_000_008)
+    found: list[tuple[int, int]] = []
+    for count in told:
+        size.take_together(count)
+        found.append((size.unit, size.rows))
+    assert found == expected
