@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aioflow.queues import Kind
 
 # In every run of CI more than of anything else: these are the semantics.
-EXAMPLES = 600 if os.environ.get("HYPOTHESIS_PROFILE") == "ci" else settings().max_examples
+EXAMPLES = 400 if os.environ.get("HYPOTHESIS_PROFILE") == "ci" else settings().max_examples
 PICKS = st.integers(0, 5)
 
 
