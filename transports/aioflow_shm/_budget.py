@@ -59,18 +59,18 @@ class Budget:
         return sum(memories.values())
 
     @property
-    def excess(self) -> int:
+    def _excess(self) -> int:
         """By how many bytes it is too much to be kept; 0 or less where it is not."""
         return self.memory_bytes - SHARED_BYTES
 
     @property
-    def shortage(self) -> int:
+    def _shortage(self) -> int:
         """By how many bytes it is too much for more to be made; 0 or less where it is not."""
-        return self.excess - CLIENT_BYTES * sum(end.has_memory for end in self.segments)
+        return self._excess - CLIENT_BYTES * sum(end.has_memory for end in self.segments)
 
     def made_there(self, end: End, number: int) -> None:
         """Let a client use what it has made, at once if there is little."""
-        if not self._made and self.shortage <= 0:
+        if not self._made and self._shortage <= 0:
             end.admit(number)
             self.made_here()
             return
@@ -80,7 +80,7 @@ class Budget:
 
     def made_here(self) -> None:
         """See to it that memory is given back, where there is too much now."""
-        if not self._is_trimming and self.excess > 0:
+        if not self._is_trimming and self._excess > 0:
             self._is_trimming = True
             self._task_group.start_soon(self._trim)
 
@@ -103,7 +103,7 @@ class Budget:
         """Have given back what is not in use, first by who uses least of its own, until there is little enough."""
         unused = [(end.unused_bytes, end) for end in self.segments if end not in self._silent]
         for unused_bytes, end in nlargest(ASKED_MAX, unused, key=itemgetter(0)):
-            if (shortage := self.shortage) <= 0 or not unused_bytes:
+            if (shortage := self._shortage) <= 0 or not unused_bytes:
                 return
             self._asked, self._answered = end, anyio.Event()
             self._turns.take(partial(self._ask, end, shortage))
@@ -122,7 +122,7 @@ class Budget:
 
     def _trim_own(self) -> None:
         """Give back what the server has made, if there is too much, and tell of what others have given back."""
-        shortage = self.shortage
+        shortage = self._shortage
         for end in self.segments:
             shortage -= end.trim(RECENT_S, max(0, shortage))
 
@@ -130,7 +130,7 @@ class Budget:
         """Have memory that is not used given back until there is little enough, and all told to let go of it."""
         is_much = True
         while is_much:
-            is_much = self.excess > 0  # else what came of the last request is still to be told
+            is_much = self._excess > 0  # else what came of the last request is still to be told
             with anyio.move_on_after(TRIM_S):
                 await self._closing.wait()
                 return

@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 import aioflow as flow
+from aioflow_shm._limits import CLIENT_BYTES
 from tests.integration.reliability.memory import shared_bytes
 from tests.integration.reliability.scale import TEST_S
 
@@ -36,7 +37,6 @@ SHAPES: dict[str, tuple[str, list[int]]] = {
 }
 
 ABOUT_TO_BE_FILLED = 33_000_000  # groups of the one whose turn it is: two that are under way, and one more
-CLIENT_BYTES = 20_000_000
 PRODUCERS = 4
 TURN = 1600  # images, which a queue has room for
 

@@ -52,6 +52,14 @@ class Producer:
             self.near.send([b"rows", bytes([value]) * SIZE])
             await self.far.wait_messages(number + 1)
 
+    async def stand_still(self) -> Any:
+        """Use memory no more and read nothing, as a process that is stopped; return the connection."""
+        await self.fill(1)
+        self.kept.clear()
+        connection: Any = self.near.connection
+        connection._watch.ignore()
+        return connection
+
     async def settle(self) -> None:
         """Wait until the client has taken all that the server has told it, and the server its answer."""
         number = len(self.far.messages)
@@ -149,10 +157,7 @@ async def test_who_stands_still_is_waited_for_once(folder: Path, monkeypatch: py
     monkeypatch.setattr(_budget, "RECENT_S", 0)
     asked = note_asked(monkeypatch)
     async with producers(folder, 2) as (stage, (still, other)):
-        await still.fill(1)
-        still.kept.clear()
-        connection: Any = still.near.connection
-        connection._watch.ignore()
+        connection = await still.stand_still()
         await other.fill(2, 2 * MANY)
         assert asked.count(still.far.connection) == 1
         assert (before := stage.listener.memory_bytes) > SHARED_BYTES
@@ -168,10 +173,7 @@ async def test_who_leaves_is_not_waited_for(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(_budget, "LEAVE_S", 10 * BOUND_S)
     asked = note_asked(monkeypatch)
     async with producers(folder, 2) as (_, (still, other)):
-        await still.fill(1)
-        still.kept.clear()
-        connection: Any = still.near.connection
-        connection._watch.ignore()
+        connection = await still.stand_still()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(other.fill, 2)
             while not asked:
