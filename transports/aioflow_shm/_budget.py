@@ -1,28 +1,29 @@
-"""What a server shares with its clients: `SHARED_BYTES` in all and `CLIENT_BYTES` for each, or what is in use.
+"""What a server shares with its clients: `SHARED_BYTES`, or what is in use.
 
-A client that has made memory beyond that may use it when others have given back as much of what they do not use, or
-have had `LEAVE_S` for it. Beyond `SHARED_BYTES` what is not in use for `TRIM_S` is given back.
+A client that needs memory beyond that is lent it when others have given back what they do not use, or have had
+`LEAVE_S` for it. Who has sent something a moment ago keeps some, as it will go on. Beyond `SHARED_BYTES` what is not in
+use for `TRIM_S` is given back.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from heapq import nlargest
 from operator import itemgetter
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 import anyio
 
-from aioflow_shm._limits import ASKED_MAX, CLIENT_BYTES, LEAVE_S, RECENT_S, SHARED_BYTES, TRIM_S
+from aioflow_shm._arena import Arena
+from aioflow_shm._limits import LEAVE_S, RECENT_S, SHARED_BYTES, TRIM_S
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anyio.abc import TaskGroup
 
-    from aioflow_shm._end import End, Turns
-    from aioflow_shm._segments import Segments
-    from aioflow_shm._views import Mapping
+    from aioflow_shm._end import Turns
+    from aioflow_shm._sharing import Sharing
 
 
 class Budget:
@@ -34,97 +35,120 @@ class Budget:
         closing: Set when the server is about to close its connections.
 
     Attributes:
-        segments: The connections, and the memory that the server has made for each.
-        mapped: What clients have made, also those that are gone, as long as something refers to it.
+        arena: All of the memory.
+        shared: Its parts, one for each connection.
     """
 
     def __init__(self, turns: Turns, task_group: TaskGroup, closing: anyio.Event) -> None:
-        self.segments: dict[End, Segments] = {}
-        self.mapped: WeakSet[Mapping] = WeakSet()
+        self.arena = Arena()
+        self.shared: set[Sharing] = set()
         self._turns = turns
         self._task_group = task_group
         self._closing = closing
-        self._made: deque[tuple[End, int]] = deque()  # by clients, and not to be used yet
-        self._asked: End | None = None
-        self._silent: set[End] = set()  # they have been asked, and have not answered
+        self._wanted: deque[tuple[Sharing, int, int]] = deque()  # by clients that wait: the segment's number and size
+        self._silent: set[Sharing] = set()  # they have been asked, and have not answered
+        self._asked: set[Sharing] = set()  # those of them for which somebody waits
         self._answered = anyio.Event()
-        self._is_trimming = False
+        self._is_making_room = self._is_trimming = False
 
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of memory shared with clients, counted once; also what those that are gone have left in use."""
-        memories = {mapping.inode: len(mapping.memory) for mapping in self.mapped}
-        for segments in self.segments.values():
-            memories.update(segments.memories())
-        return sum(memories.values())
+    def wanted(self, sharing: Sharing, number: int, size: int) -> None:
+        """Lend memory to a client in this turn, or when others have had their time to give back."""
+        self._wanted.append((sharing, number, size))
+        self._lend()
+        if self._wanted and not self._is_making_room:
+            self._recall()
+            if self._wanted:
+                self._is_making_room = True
+                self._task_group.start_soon(self._make_room)
 
-    @property
-    def _excess(self) -> int:
-        """By how many bytes it is too much to be kept; 0 or less where it is not."""
-        return self.memory_bytes - SHARED_BYTES
+    def answered(self, sharing: Sharing) -> None:
+        """Learn that a client has given back what it does not use, in this turn."""
+        self._heard_of(sharing)
+        self._lend()
 
-    @property
-    def _shortage(self) -> int:
-        """By how many bytes it is too much for more to be made; 0 or less where it is not."""
-        return self._excess - CLIENT_BYTES * sum(end.has_memory for end in self.segments)
+    def left(self, sharing: Sharing) -> None:
+        """Forget a client that is gone, in a turn; without any, nothing is kept for the next one."""
+        self.shared.discard(sharing)
+        self._heard_of(sharing)
+        if not any(each.has_any for each in self.shared):
+            self._release(self.arena.free_bytes)
 
-    def made_there(self, end: End, number: int) -> None:
-        """Let a client use what it has made, at once if there is little."""
-        if not self._made and self._shortage <= 0:
-            end.admit(number)
-            self.made_here()
-            return
-        self._made.append((end, number))
-        if len(self._made) == 1:
-            self._task_group.start_soon(self._make_room)
-
-    def made_here(self) -> None:
-        """See to it that memory is given back, where there is too much now."""
-        if not self._is_trimming and self._excess > 0:
+    def see_to_excess(self) -> None:
+        """See to it that memory is given back, where there is too much now, in this turn."""
+        self._lend()
+        if not self._wanted:
+            self._release(self._excess)
+        if self._excess > 0 and not self._is_trimming:
             self._is_trimming = True
             self._task_group.start_soon(self._trim)
 
-    def answered(self, end: End) -> None:
-        """Learn that a client has given back what it does not use, or will not answer any more."""
-        self._silent.discard(end)
-        if end is self._asked:
+    @property
+    def _excess(self) -> int:
+        """By how many bytes there is too much; 0 or less where it is not."""
+        return self.arena.nbytes - SHARED_BYTES
+
+    @property
+    def _shortage(self) -> int:
+        """How many bytes are missing, or too many, for those who wait."""
+        return self._excess - self.arena.free_bytes + sum(size for _, _, size in self._wanted)
+
+    def _heard_of(self, sharing: Sharing) -> None:
+        self._silent.discard(sharing)
+        self._asked.discard(sharing)
+        if not self._asked:
             self._answered.set()
 
-    async def _make_room(self) -> None:
-        """Let clients use what they have made, when others have had their time to give back."""
-        while self._made:
-            with anyio.move_on_after(LEAVE_S):
-                await self._collect()
-            self._asked = None
-            self._turns.take(self._admit_all)
-        self.made_here()
+    def _release(self, nbytes: int) -> None:
+        """Let go of free memory, and have all do so that have it mapped, also where nobody sends them anything."""
+        if self.arena.free_bytes and nbytes > 0:
+            self.arena.release(nbytes)
+            for sharing in self.shared:
+                sharing.tell()
 
-    async def _collect(self) -> None:
-        """Have given back what is not in use, first by who uses least of its own, until there is little enough."""
-        unused = [(end.unused_bytes, end) for end in self.segments if end not in self._silent]
-        for unused_bytes, end in nlargest(ASKED_MAX, unused, key=itemgetter(0)):
-            if (shortage := self._shortage) <= 0 or not unused_bytes:
-                return
-            self._asked, self._answered = end, anyio.Event()
-            self._turns.take(partial(self._ask, end, shortage))
-            if end in self._silent:
-                await self._answered.wait()
+    def _lend(self, *, beyond: bool = False) -> None:
+        """Lend memory to those who wait, as long as there is room, or to all of them."""
+        while self._wanted and (self._has_room(self._wanted[0][2]) or beyond):
+            sharing, number, size = self._wanted.popleft()
+            if not self.arena.has(size):
+                self._release(self._excess + size)  # what is of other sizes
+            sharing.lend(number, size)
 
-    def _ask(self, end: End, nbytes: int) -> None:
-        if end.ask_to_trim(RECENT_S, nbytes):
-            self._silent.add(end)
+    def _has_room(self, size: int) -> bool:
+        return self.arena.has(size) or self._excess - self.arena.free_bytes + size <= 0
 
-    def _admit_all(self) -> None:
-        self._trim_own()
-        while self._made:
-            end, number = self._made.popleft()
-            end.admit(number)
+    def _recall(self) -> None:
+        """Have given back what is not in use, the longest unused first, until there is room for those who wait.
 
-    def _trim_own(self) -> None:
-        """Give back what the server has made, if there is too much, and tell of what others have given back."""
+        Where nothing is, they are lent memory all the same.
+        """
+        for sharing in self.shared:
+            sharing.trim(RECENT_S, max(0, self._shortage))
+        unused = [(*each, sharing) for sharing in self.shared - self._silent for each in sharing.unused(RECENT_S)]
         shortage = self._shortage
-        for end in self.segments:
-            shortage -= end.trim(RECENT_S, max(0, shortage))
+        recalled: dict[Sharing, list[int]] = {}
+        for _, size, number, sharing in sorted(unused, key=itemgetter(0)):
+            if shortage <= 0:
+                break
+            recalled.setdefault(sharing, []).append(number)
+            shortage -= size
+        for sharing, numbers in recalled.items():
+            self._ask(sharing, numbers)
+        self._asked = self._silent & recalled.keys()
+        self._answered = anyio.Event()
+        self._lend(beyond=not self._asked)
+
+    def _ask(self, sharing: Sharing, numbers: Sequence[int]) -> None:
+        if sharing.recall(numbers):
+            self._silent.add(sharing)
+
+    async def _make_room(self) -> None:
+        """Lend memory to those who wait, when others have had their time to give back."""
+        while self._wanted:
+            with anyio.move_on_after(LEAVE_S) as scope:
+                await self._answered.wait()
+            self._turns.take(partial(self._lend, beyond=True) if scope.cancelled_caught else self._recall)
+        self._is_making_room = False
+        self._turns.take(self.see_to_excess)
 
     async def _trim(self) -> None:
         """Have memory that is not used given back until there is little enough, and all told to let go of it."""
@@ -136,10 +160,12 @@ class Budget:
                 return
             self._turns.take(partial(self._trim_all, asks=is_much))
         self._is_trimming = False
-        self.made_here()  # meanwhile
+        self._turns.take(self.see_to_excess)  # meanwhile
 
     def _trim_all(self, *, asks: bool) -> None:
-        for end in self.segments:
-            end.trim(TRIM_S)
-            if asks and end is not self._asked:
-                end.ask_to_trim(TRIM_S)
+        for sharing in self.shared:
+            sharing.trim(TRIM_S)
+            if asks and sharing not in self._silent:
+                self._ask(sharing, [number for _, _, number in sharing.unused(TRIM_S)])
+        if not self._wanted:
+            self._release(self._excess)

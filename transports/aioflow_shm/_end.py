@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import array
-import math
 import os
+from functools import partial
 from socket import MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_TRUNC, SCM_RIGHTS, SO_SNDBUF, SOL_SOCKET
 from typing import TYPE_CHECKING
 
@@ -24,22 +24,17 @@ from aioflow_shm._limits import (
 )
 from aioflow_shm._outbox import Outbox
 from aioflow_shm._parcels import (
-    DROPPED,
     GREETING,
     LONG,
-    MAPPED,
     PARCEL,
     PARCEL_BYTES_LIMIT,
-    REFUSED,
-    SEGMENT,
-    TRIM,
-    TRIMMED,
+    VALUES,
     MalformedError,
     Parcel,
     measure,
-    numbers,
     unpack,
 )
+from aioflow_shm._sharing import Sharing
 
 if TYPE_CHECKING:
     import socket
@@ -50,12 +45,9 @@ if TYPE_CHECKING:
     from aioflow_shm._segments import Segments
 
 _NUMBER_BYTES = 4
-_NUMBER_MAX = (1 << 32) - 1
 _ANCILLARY_BYTES = 24  # one descriptor
 _CUT = int(MSG_TRUNC | MSG_CTRUNC)  # those of a turn are numbers: an enum's take half a microsecond each
 _CLOSE_ON_EXEC = int(MSG_CMSG_CLOEXEC)
-# How many numbers a packet of each kind has at least.
-_KINDS = {PARCEL: 5, LONG: 3, SEGMENT: 3, MAPPED: 2, REFUSED: 2, DROPPED: 2, TRIM: 3, TRIMMED: 1}
 
 
 class Turns:
@@ -97,7 +89,10 @@ class End:
         segments: Where its large frames go.
         receiver: Who receives the messages; or None, where `attach` is called with the first one.
         attach: Returns who receives the messages.
-        budget: Of a server, which says when memory of the other side's may be used; None: at once.
+        budget: Of a server, which lends memory; None: the other side does.
+
+    Attributes:
+        sharing: Its memory.
     """
 
     def __init__(
@@ -116,11 +111,12 @@ class End:
         self._segments = segments
         self._receiver = receiver
         self._attach = attach
-        self._budget = budget
         self._is_greeted = receiver is not None  # a client has read the greeting before it is connected
         self._generation = current_generation()
-        self._leases = Leases(None if budget is None else budget.mapped)
+        self._leases = Leases(None if budget is None else budget.arena)
         self._outbox = Outbox(peer, segments, self._leases)
+        write_later = partial(turns.write_later, self)
+        self.sharing = Sharing(name, segments, self._leases, self._outbox, write_later, budget)
         self._watch = watch(peer.fileno(), self._readable, self._writable)
         self._long: memoryview | None = None  # a parcel that comes in several packets
         self._long_at = 0
@@ -177,43 +173,10 @@ class End:
         if not self._is_open or self._loss is not None or self._generation != current_generation():
             return None
         memory = self._segments.allocate(nbytes)
-        if self._segments.made:  # so that it is mapped by the time that it is sent
+        if self._segments.made or self._segments.wanted:  # so that it is there by the time that something is sent
             self._outbox.tell_of_segments()
             self.flush()
         return memory
-
-    @property
-    def has_memory(self) -> bool:
-        """Whether memory is shared with the other side."""
-        return self._segments.has_any or self._leases.has_any
-
-    @property
-    def unused_bytes(self) -> int:
-        """Memory of the other side's in which there is nothing that is in use on this one."""
-        return self._leases.unused_bytes
-
-    def trim(self, unused_s: float, nbytes: float = math.inf) -> int:
-        """Drop memory as `Segments.trim` does, in a turn, and say what has been dropped by now; return its bytes."""
-        dropped = 0
-        if self._is_up and self._segments.has_any:
-            dropped = self._segments.trim(unused_s, nbytes)
-            self._outbox.tell_of_segments()
-            self._turns.write_later(self)
-        return dropped
-
-    def ask_to_trim(self, unused_s: float, nbytes: int = _NUMBER_MAX) -> bool:
-        """Ask the other side to do so, and what it uses no more of this side's; say whether it will answer."""
-        is_asked = self._is_up and self.has_memory
-        if is_asked:
-            self._outbox.request = numbers(TRIM, round(1000 * unused_s), min(nbytes, _NUMBER_MAX))
-            self._turns.write_later(self)
-        return is_asked
-
-    def admit(self, number: int) -> None:
-        """Have the other side use a segment that it has made, in a turn."""
-        if self._is_up:
-            self._outbox.say(numbers(MAPPED, number))
-            self._turns.write_later(self)
 
     def flush(self) -> None:
         """Write what the other side takes; the rest when it takes more."""
@@ -226,7 +189,7 @@ class End:
             return
         try:
             if self._is_open:
-                self._is_open = False
+                self._is_open = self.sharing.is_up = False
                 self._watch.ignore()
                 self._outbox.may_wait = False  # for an answer, which is not read any more
                 self.flush()
@@ -261,12 +224,9 @@ class End:
         finally:
             self._finished.set()
 
-    @property
-    def _is_up(self) -> bool:
-        return self._is_open and self._loss is None
-
     def _cut(self) -> None:
         """Send and hand over nothing any more, and have `run` close the socket."""
+        self.sharing.is_up = False
         self._outbox.clear()
         self._watch.stop()
         self._written.set()
@@ -334,11 +294,13 @@ class End:
             self._is_greeted = True
             return 1
         kind = int.from_bytes(packet[:_NUMBER_BYTES], "little")
-        if len(packet) < _NUMBER_BYTES * _KINDS.get(kind, PACKET_BYTES_MAX):
+        if len(packet) < _NUMBER_BYTES * VALUES.get(kind, PACKET_BYTES_MAX):
             raise MalformedError(f"a packet of {len(packet)} bytes of kind {kind}")
         if kind == PARCEL:
             return self._hand_over(unpack(packet, self._leases.view, is_kept=False))
-        self._told(kind, packet[_NUMBER_BYTES : _NUMBER_BYTES * _KINDS[kind]].cast("I").tolist(), descriptors)
+        self._told(
+            kind, packet[_NUMBER_BYTES : len(packet) // _NUMBER_BYTES * _NUMBER_BYTES].cast("I").tolist(), descriptors
+        )
         return 1
 
     def _hand_over(self, parcel: Parcel) -> int:
@@ -364,32 +326,8 @@ class End:
             except (MemoryError, ValueError) as error:
                 raise MalformedError(f"a message of {size} bytes") from error
             self._long_at = 0
-        elif kind == TRIM:
-            self.trim(values[0] / 1000, values[1])
-            self._outbox.say(numbers(TRIMMED))
-            self._turns.write_later(self)
-        elif kind == TRIMMED:
-            if self._budget is not None:
-                self._budget.answered(self)
         else:
-            self._told_of_segment(kind, values, descriptors)
-
-    def _told_of_segment(self, kind: int, values: list[int], descriptors: list[int]) -> None:
-        number = values[0]
-        if kind == DROPPED:
-            self._leases.unmap(number)
-        elif kind != SEGMENT:
-            self._segments.answered(number, is_mapped=kind == MAPPED)
-            self._turns.write_later(self)
-            if self._budget is not None:
-                self._budget.made_here()
-        elif not descriptors or not self._leases.map(number, values[1], descriptors[0]):
-            self._outbox.say(numbers(REFUSED, number))
-            self._turns.write_later(self)
-        elif self._budget is None:
-            self.admit(number)
-        else:
-            self._budget.made_there(self, number)
+            self.sharing.told(kind, values, descriptors)
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

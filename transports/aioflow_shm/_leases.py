@@ -1,33 +1,41 @@
-"""The receiver's side of memory: the segments that it has mapped, and the views that are still in use.
+"""The receiver's side of memory: what it has mapped, and the views of it that are still in use.
 
 With the last that refers to a view goes its lease, in whichever thread that happens.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
+import math
 from collections import deque
-from weakref import WeakSet
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from aioflow_shm._forks import current_generation, fork_count
-from aioflow_shm._limits import FRAME_BYTES_MAX, MAPPED_MAX
+from aioflow_shm._limits import ACTIVE_S, CLIENT_BYTES, MAPPED_MAX
+from aioflow_shm._memory import Memory
 from aioflow_shm._parcels import MalformedError
-from aioflow_shm._views import Lease, Mapping, View, check_descriptor
+from aioflow_shm._views import Lease, View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aioflow_shm._arena import Arena
 
 
 class Leases:
     """What one direction of a connection has mapped, and which of its places are in use.
 
     Args:
-        mapped: Is told of what is mapped, and keeps it for as long as there are views, also after the connection.
+        arena: Of a server, whose memory the other side writes in; None: in its own, or what it was lent.
     """
 
-    def __init__(self, mapped: WeakSet[Mapping] | None = None) -> None:
-        self._mapped: WeakSet[Mapping] = WeakSet() if mapped is None else mapped
-        self._segments: dict[int, Mapping] = {}
+    def __init__(self, arena: Arena | None = None) -> None:
+        self._arena = arena
+        self._segments: dict[int, Memory] = {}
+        self._lent: set[int] = set()  # those that are the arena's
         self._leases: dict[int, Lease] = {}
         self._ended: deque[Lease] = deque()
+        self._sent_at = -math.inf
 
     @property
     def has_ended(self) -> bool:
@@ -35,34 +43,69 @@ class Leases:
         return bool(self._ended)
 
     @property
-    def unused_bytes(self) -> int:
-        """Of segments in which there is no view that is in use."""
-        views = [lease() for lease in tuple(self._leases.values())]
-        used = {view.mapping for view in views if view is not None}
-        return sum(len(mapping.memory) for mapping in self._segments.values() if mapping not in used)
-
-    @property
     def has_any(self) -> bool:
         """Whether a segment is mapped."""
         return bool(self._segments)
 
+    def unused(self, unused_s: float) -> list[tuple[float, int, int]]:
+        """Return of what was lent the segments in which nothing has been in use for so long.
+
+        Without those that were used last, of who has sent something in the last `ACTIVE_S`: it will go on.
+
+        Returns:
+            Since when, by `time.monotonic`, how many bytes, and the segment's number.
+        """
+        used, now = self._used(), monotonic()
+        lent = [(self._segments[number], number) for number in self._lent]
+        unused = sorted((memory.used_at, memory.size, number) for memory, number in lent if memory not in used)
+        left_bytes = CLIENT_BYTES if now - self._sent_at < ACTIVE_S else 0
+        while unused and (left_bytes := left_bytes - unused[-1][1]) >= 0:
+            unused.pop()
+        return [each for each in unused if each[0] <= now - unused_s]
+
+    def use(self, numbers: Iterable[int]) -> None:
+        """Take note that segments are in use on the other side, if they are there."""
+        for number in numbers:
+            if (memory := self._segments.get(number)) is not None:
+                memory.used_at = monotonic()
+
+    def can_take(self, number: int) -> bool:
+        """Whether there may be one more segment, of this number."""
+        return number not in self._segments and len(self._segments) < MAPPED_MAX
+
     def map(self, number: int, size: int, fd: int) -> bool:
         """Map a segment for reading; say whether that was possible. The descriptor is closed by who gave it."""
+        if not self.can_take(number):
+            return False
         try:
-            check_descriptor(fd)
-            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-            is_good = seals & fcntl.F_SEAL_SHRINK and 0 < size <= 2 * FRAME_BYTES_MAX and size <= os.fstat(fd).st_size
-            if not is_good or number in self._segments or len(self._segments) >= MAPPED_MAX:
-                return False
-            mapping = self._segments[number] = Mapping(fd, size)
-            self._mapped.add(mapping)
+            memory = Memory(fd, size)
+            memory.map_to_read()
         except OSError:
             return False
+        self._segments[number] = memory
+        if self._arena is not None:
+            self._arena.known.add(memory)
         return True
 
+    def lend(self, number: int, memory: Memory) -> None:
+        """Let the other side write in a segment.
+
+        Raises:
+            OSError: It cannot be mapped for reading.
+        """
+        memory.map_to_read()
+        memory.used_at = monotonic()
+        self._segments[number] = memory
+        self._lent.add(number)
+
     def unmap(self, number: int) -> None:
-        """Forget a segment; it goes with the last view of it."""
-        self._segments.pop(number, None)
+        """Forget a segment; it goes with the last view of it, or back to the arena if there is none."""
+        memory = self._segments.pop(number, None)
+        if memory is not None and number in self._lent:
+            self._lent.remove(number)
+            if memory not in self._used():
+                assert self._arena is not None
+                self._arena.give_back(memory)
 
     def view(self, segment: int, start: int, size: int, lease: int) -> memoryview:
         """Return a view of a place.
@@ -70,10 +113,11 @@ class Leases:
         Raises:
             MalformedError: There is no such place, or it is in use.
         """
-        mapping = self._segments.get(segment)
-        if mapping is None or start + size > len(mapping.memory) or not size or lease in self._leases:
+        memory = self._segments.get(segment)
+        if memory is None or start + size > memory.size or not size or lease in self._leases:
             raise MalformedError(f"a frame of {size} bytes at {start} of segment {segment}, which is not there")
-        view = View.of(mapping, start, size)
+        self._sent_at = monotonic()
+        view = View.of(memory, start, size)
         view.lease = self._leases[lease] = Lease(view, self._end, lease)
         return view.data
 
@@ -84,17 +128,27 @@ class Leases:
         forks = fork_count()
         while self._ended:
             lease = self._ended.popleft()
-            # A child that was forked meanwhile still sees the memory.
-            (ended if lease.forks == forks else kept).append(lease.number)
+            if lease.forks == forks:
+                ended.append(lease.number)
+            else:  # a child that was forked meanwhile still sees the memory
+                kept.append(lease.number)
+                lease.memory.is_kept = True
         return ended, kept
 
     def close(self) -> None:
         """Forget everything; the memory goes with the last view of it."""
         self._segments.clear()
+        self._lent.clear()
         self._leases.clear()
         self._ended.clear()
+
+    def _used(self) -> set[Memory]:
+        """Return the memory in which there are views that are in use."""
+        views = [lease() for lease in tuple(self._leases.values())]
+        return {view.memory for view in views if view is not None}
 
     def _end(self, lease: Lease) -> None:
         """Note an end, in whatever thread: of these calls none can be interrupted."""
         if lease.generation == current_generation() and self._leases.pop(lease.number, None) is not None:
+            lease.memory.used_at = monotonic()
             self._ended.append(lease)

@@ -36,16 +36,16 @@ FRAMES_MIN = 4
 
 # Where a server shares more than this with its clients in all, what a queue holds by default and a tenth, segments that
 # were not in use for so long are given back. What goes through queues all the time comes round sooner: given back at
-# once, memory was made anew all the time, and a shuffled queue was four times slower.
+# once, memory was asked for all the time, and a shuffled queue was four times slower.
 SHARED_BYTES = 280_000_000
 TRIM_S = 0.25
 
-# A client that makes memory beyond that, and two groups of a writer by default for each client, waits until others have
-# given back as much of what they do not use; not what they have just used, as they will again. So many are asked, those
-# first that use least of theirs, and all in so long: one that loads data in its event loop answers when it is done.
-CLIENT_BYTES = 20_000_000
+# A client that asks for memory beyond that waits until others have given back what they do not use, but not what they
+# have just used; and who has sent something a moment ago keeps two groups of a writer by default, as it will go on.
+# They have so long for it: one that loads data in its event loop answers when it is done.
 RECENT_S = 0.02
-ASKED_MAX = 4
+ACTIVE_S = 0.1
+CLIENT_BYTES = 20_000_000
 LEAVE_S = 0.05
 
 # A segment has places of one size, and is as large as this if that is more than one.

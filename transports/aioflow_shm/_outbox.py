@@ -8,7 +8,7 @@ from struct import pack as pack_struct
 from typing import TYPE_CHECKING
 
 from aioflow_shm._limits import MEMORY_FROM, PACKET_BYTES_MAX, PARCEL_BYTES_MAX, PARCEL_MESSAGES_MAX
-from aioflow_shm._parcels import DROPPED, LONG, SEGMENT, numbers, pack
+from aioflow_shm._parcels import DROPPED, LENT, LONG, SEGMENT, WANT, numbers, pack
 
 if TYPE_CHECKING:
     import socket
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
     from aioflow.transport import Frame
     from aioflow_shm._leases import Leases
+    from aioflow_shm._memory import Memory
     from aioflow_shm._segments import Segments
 
 _NUMBER_BYTES = 4
 _PARTS_MAX = 512  # of a packet; the system's own limit is 1,024
 _LOW = (1 << 32) - 1
 
-# The parts of a packet, and the number of the segment whose descriptor goes with it.
-_Packet = tuple["Sequence[Frame]", int | None]
+# The parts of a packet, and the memory whose descriptor goes with it.
+_Packet = tuple["Sequence[Frame]", "Memory | None"]
 
 
 class Outbox:
@@ -78,6 +79,10 @@ class Outbox:
         """Add a packet, before the messages that are not being written yet."""
         self._said.append(((packet,), None))
 
+    def lend(self, number: int, memory: Memory) -> None:
+        """Add a packet with memory that the other side has asked for."""
+        self._said.append(((numbers(LENT, number),), memory))
+
     def flush(self) -> bool:
         """Write what the other side takes; return whether nothing is left."""
         try:
@@ -102,11 +107,9 @@ class Outbox:
 
     def _write(self) -> None:
         assert self._packet is not None
-        parts, segment = self._packet
-        if segment is not None:
-            descriptor = pack_struct("i", self._segments.descriptor(segment))
-            self._socket.sendmsg(parts, [(SOL_SOCKET, SCM_RIGHTS, descriptor)])
-            self._segments.told(segment)
+        parts, memory = self._packet
+        if memory is not None:
+            self._socket.sendmsg(parts, [(SOL_SOCKET, SCM_RIGHTS, pack_struct("i", memory.fd))])
         elif len(parts) == 1:
             self._socket.send(parts[0])
         else:
@@ -156,12 +159,16 @@ class Outbox:
             self._long = _slices(parts)
 
     def tell_of_segments(self) -> None:
-        """Tell the other side of memory that was made, and of what it may forget."""
+        """Tell the other side of memory that it is to map, and to lend, and of what it may forget."""
         segments = self._segments
         if segments.made:
-            for number, size in segments.made:
-                self._said.append(((numbers(SEGMENT, number, size),), number))
+            for number, memory in segments.made:
+                self._said.append(((numbers(SEGMENT, number, memory.size),), memory))
             segments.made = []
+        if segments.wanted:
+            for number, size in segments.wanted:
+                self.say(numbers(WANT, number, size))
+            segments.wanted = []
         while segments.dropped:
             self.say(numbers(DROPPED, segments.dropped.pop()))
 

@@ -9,11 +9,12 @@
     LONG, low, high      a parcel of so many bytes follows, in as many packets as it takes, without anything between
     SEGMENT, n, size     a segment, by its number and with its descriptor
     MAPPED, n            the answer to SEGMENT: frames may lie in it
-    REFUSED, n           the answer to SEGMENT: no frame may
-    DROPPED, n           no further frame lies in it
-    TRIM, t, n           segments that were not in use for t milliseconds are to be dropped, the longest unused first,
-                         until they have n bytes
-    TRIMMED              the answer to TRIM: it is done
+    WANT, n, size        a client needs a segment to write in, and gives it this number
+    LENT, n              the answer to WANT, with its descriptor: frames may lie in it
+    REFUSED, n           the answer to SEGMENT or WANT: no frame may
+    DROPPED, n           no further frame lies in it, and if it was lent, nobody writes in it any more
+    RECALL, n, n, ...    of these segments that were lent, those that are not in use are to be dropped
+    RECALLED             the answer to RECALL: it is done, and what has ended is told
 
 The first packet from either side is `GREETING`.
 """
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
 
     from aioflow.transport import Frame
 
-GREETING = b"aioflow shm 3"
-PARCEL, LONG, SEGMENT, MAPPED, REFUSED, DROPPED, TRIM, TRIMMED = range(1, 9)
+GREETING = b"aioflow shm 4"
+PARCEL, LONG, SEGMENT, MAPPED, WANT, LENT, REFUSED, DROPPED, RECALL, RECALLED = range(1, 11)
+
+# How many numbers a packet of each kind has at least.
+VALUES = dict(zip(range(1, 11), (5, 3, 3, 2, 3, 2, 2, 2, 1, 1), strict=True))
 
 IN_MEMORY = (1 << 32) - 1
 PARCEL_BYTES_LIMIT = (FRAMES_MAX + 1) * FRAME_BYTES_MAX  # of a parcel that is long; it holds one message
@@ -87,7 +91,7 @@ def measure(frames: Sequence[Frame], peer: str) -> list[int]:
 
 def numbers(*values: int) -> bytes:
     """Return a packet of numbers."""
-    return _LAYOUTS[len(values)].pack(*values)
+    return _layout(len(values)).pack(*values)
 
 
 def pack(

@@ -1,4 +1,4 @@
-"""Memory of the sender's: a segment has places of one size, and who writes in one keeps it as long as it likes.
+"""Where the sender writes: a segment has places of one size, and who writes in one keeps it as long as it likes.
 
 A place is in use while an array of it is left on this side, or a frame of it is on the other.
 """
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
+    from aioflow_shm._memory import Memory
+
 __all__ = ["Place", "Segment"]
 
 _POISON = 0xA5
@@ -30,16 +34,18 @@ class Segment:
     Attributes:
         number: Its name on the wire.
         place_bytes: The size of a place.
-        memory: All of it.
-        inode: Of the memory, in every process that has it.
-        is_mapped: Whether the other side has mapped it.
+        size: Its bytes.
+        writable: All of it; None until a server has lent it.
+        memory: The same, of a server's own.
+        is_mapped: Whether both sides have mapped it.
         free: Where the free places begin.
     """
 
     number: int
     place_bytes: int
-    memory: mmap.mmap
-    inode: int
+    size: int
+    writable: mmap.mmap | None = None
+    memory: Memory | None = None
     is_mapped: bool = False
     free: list[int] = field(default_factory=list)
     _unused_since: float = math.inf
@@ -47,14 +53,18 @@ class Segment:
     _places: dict[int, _Gone] = field(default_factory=dict)
     _gone: deque[int] = field(default_factory=deque)
 
+    def __post_init__(self) -> None:
+        """Have all places free."""
+        self.free = list(range(0, self.size, self.place_bytes))
+
     def map(self) -> None:
-        """Learn that the other side has mapped it; from now on it is used, or will be given back."""
+        """Learn that both sides have mapped it; from now on it is used, or will be given back."""
         self.is_mapped = True
         self._unused_since = monotonic()
 
     @property
     def is_unused(self) -> bool:
-        """Whether no place is in use, and the other side has mapped it."""
+        """Whether no place is in use, and both sides have mapped it."""
         self.collect()
         return self.is_mapped and not self._users
 
@@ -76,6 +86,16 @@ class Segment:
         self._places[start] = _Gone(place, self._note_gone, start)
         return place
 
+    def array(self, start: int, size: int) -> NDArray[np.uint8]:
+        """Return some of it, to be written."""
+        assert self.writable is not None, "it was taken before it was lent"
+        return np.frombuffer(self.writable, np.uint8, size, start)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it is there."""
+        return self.writable is not None
+
     def share(self, start: int) -> None:
         """Have one more user of a place that is in use."""
         self._users[start] += 1
@@ -85,8 +105,8 @@ class Segment:
         self._users[start] -= 1
         if not self._users[start]:
             del self._users[start]
-            if poison:
-                self.memory[start : start + self.place_bytes] = bytes([_POISON]) * self.place_bytes
+            if poison and self.is_writable:
+                self.array(start, self.place_bytes)[:] = _POISON
             self.free.append(start)
             self._unused_since = monotonic()
 
@@ -107,15 +127,19 @@ class Place(np.ndarray[tuple[int], np.dtype[np.uint8]]):
     Attributes:
         segment: Where it is.
         start: Where in it the place begins.
+        is_draft: Whether this is other memory, as the segment was not there yet.
     """
 
     segment: Segment
     start: int
+    is_draft: bool
 
     @classmethod
     def of(cls, segment: Segment, start: int, size: int) -> Self:
         """Make an array of a place."""
-        place = np.frombuffer(segment.memory, np.uint8, size, start).view(cls)
+        memory = segment.array(start, size) if segment.is_writable else np.empty(size, np.uint8)
+        place = memory.view(cls)
+        place.is_draft = not segment.is_writable
         place.segment = segment
         place.start = start
         return place

@@ -1,8 +1,9 @@
-"""The sender's side of memory: segments that are made once, and the places in them that are used again and again.
+"""The sender's side of memory: segments, and the places in them that are used again and again.
 
-A frame may lie in a segment once the other side has mapped it. Places come back with the other side's word that its
-last view is gone, never by themselves; the last one back is used first, as it is warm. A segment none of whose places
-is in use makes room for one of another size, and is given back when the server shares too much and it stays unused.
+A server has them from its arena, and a client is lent them by its server. A frame may lie in one once both sides have
+mapped it. Places come back with the other side's word that its last view is gone, never by themselves; the last one
+back is used first, as it is warm. A segment none of whose places is in use makes room for one of another size, and is
+given back when the server shares too much and it stays unused.
 
 What has come through a connection and is sent on, as a server does with a batch, is not copied: the other side is told
 of the memory in which it lies. Its place goes back when the last view on that side is gone too.
@@ -10,14 +11,11 @@ of the memory in which it lies. Its place goes back when the last view on that s
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
-import mmap
-import os
 from collections import Counter
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -31,15 +29,18 @@ from aioflow_shm._limits import (
     SEGMENT_BYTES,
     SEGMENTS_MAX,
 )
+from aioflow_shm._memory import map_to_write
 from aioflow_shm._places import Place, Segment
-from aioflow_shm._views import check_descriptor, find_owner
+from aioflow_shm._views import find_owner
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from aioflow.transport import Frame
+    from aioflow_shm._arena import Arena
+    from aioflow_shm._memory import Memory
     from aioflow_shm._parcels import Reference
-    from aioflow_shm._views import Mapping, View
+    from aioflow_shm._views import View
 
 logger = logging.getLogger("aioflow.shm")
 
@@ -48,7 +49,7 @@ _NUMBERS = 1 << 32
 
 @dataclass(slots=True, eq=False)
 class _Foreign:
-    """What the other side is told of memory that came through another connection.
+    """What the other side is told of memory in which something lies that came through a connection.
 
     Attributes:
         number: Its name on the wire.
@@ -67,28 +68,31 @@ class Segments:
     Args:
         peer: The other side, for messages to people.
         bytes_max: Memory that they take in all, or that of `FRAMES_MIN` frames where these are larger; 0: none.
+        arena: Of a server, which makes their memory; None: the other side lends it.
         poison: Whether what comes back is overwritten, so that a view that should be gone is found out.
 
     Attributes:
-        made: Numbers and sizes of segments that the other side is to be told of.
+        made: Numbers and memory of segments that the other side is to be told of.
+        wanted: Numbers and sizes of those that it is to lend.
         dropped: Numbers of segments that it may forget.
     """
 
-    def __init__(self, peer: str, bytes_max: int, *, poison: bool) -> None:
+    def __init__(self, peer: str, bytes_max: int, arena: Arena | None, *, poison: bool) -> None:
         self._peer = peer
         self._bytes_max = bytes_max
+        self._arena = arena
         self._poison = poison
         self._segments: dict[int, Segment] = {}
         self._by_size: dict[int, list[Segment]] = {}
         self._leases: dict[int, tuple[Segment, int]] = {}
-        self._foreign: dict[ref[Mapping], _Foreign] = {}
+        self._foreign: dict[ref[Memory], _Foreign] = {}
         self._passed: dict[int, View] = {}  # leases of what came through another connection
-        self._fds: dict[int, int] = {}  # of segments that the other side is not told of yet
         self._next_segment = 0
         self._next_lease = 0
         self._bytes = 0
         self._refused_from = math.inf if bytes_max else 0  # of a frame that is too large, or for which there is none
-        self.made: list[tuple[int, int]] = []
+        self.made: list[tuple[int, Memory]] = []
+        self.wanted: list[tuple[int, int]] = []
         self.dropped: list[int] = []
 
     def are_awaited(self, frames: Sequence[Frame], sizes: Sequence[int]) -> bool:
@@ -134,6 +138,8 @@ class Segments:
         if isinstance(owner, Place):
             if self._is_own(owner) and owner.segment.is_mapped:
                 owner.segment.share(owner.start)
+                if owner.is_draft:
+                    _copy(frame, owner.segment, owner.start + start, size)
                 return self._lease(owner.segment, owner.start, owner.start + start, size)
         elif owner is not None and (reference := self._pass_on(owner, start, size)) is not None:
             return reference
@@ -143,17 +149,19 @@ class Segments:
         if segment is None:
             return None
         start = segment.take()
-        # NumPy lets other threads run meanwhile, a mapping does not: a gigabyte takes longer than a beat may be late.
-        np.frombuffer(segment.memory, np.uint8, size, start)[:] = np.frombuffer(frame, np.uint8)
+        _copy(frame, segment, start, size)
         return self._lease(segment, start, start, size)
 
     def allocate(self, size: int) -> memoryview | None:
-        """Return a place to write in; None where so much is too small to go in memory, or there is no place."""
+        """Return a place to write in; None where so much is too small to go in memory, or there is no place.
+
+        What is written in one before its segment was lent is copied there when it is sent.
+        """
         if size < MEMORY_FROM or self._is_refused(size):
             return None
         place_bytes = _place_bytes(size)
-        segments = self._collected(place_bytes)
-        segment = next((segment for segment in reversed(segments) if segment.free), None) or self._make(place_bytes)
+        segments = [segment for segment in self._collected(place_bytes) if segment.free]
+        segment = max(reversed(segments), key=attrgetter("is_writable"), default=None) or self._make(place_bytes)
         return None if segment is None else segment.take_place(size).data
 
     @property
@@ -172,26 +180,43 @@ class Segments:
         for unused, segment in by_time:
             if unused < unused_s or dropped >= nbytes:
                 break
-            dropped += len(segment.memory)
-            self._drop(segment)
+            dropped += segment.size
+            self._give_back(segment)
         return dropped
 
-    def memories(self) -> dict[int, int]:
-        """Return the sizes of the segments, by inode."""
-        return {segment.inode: len(segment.memory) for segment in self._segments.values()}
+    def give_back(self, numbers: Iterable[int]) -> None:
+        """Give back segments that are not in use, of those that are asked for."""
+        for number in numbers:
+            segment = self._segments.get(number)
+            if segment is not None and segment.is_unused:
+                self._give_back(segment)
+
+    def lent(self, number: int, fd: int) -> bool:
+        """Write in a segment from now on; say whether it was wanted. The descriptor is closed by who gave it."""
+        segment = self._segments.get(number)
+        if segment is None or segment.is_mapped or self._arena is not None:
+            return False
+        try:
+            segment.writable = map_to_write(fd, segment.size)
+        except OSError as error:
+            self._lack(segment.place_bytes, str(error))
+            self._drop(segment)
+        else:
+            segment.map()
+        return True
 
     def answered(self, number: int, *, is_mapped: bool) -> None:
-        """Learn whether the other side has mapped a segment; once it could not, it is told of no more."""
+        """Learn whether the other side has mapped a segment; once it could not, or lends none, no more is made."""
         segment = self._segments.get(number)
         if segment is None:
             for foreign in tuple(self._foreign.values()):
                 if foreign.number == number:
                     foreign.is_mapped, foreign.is_answered = is_mapped, True
             return
-        if is_mapped:
+        if is_mapped and segment.is_writable:
             segment.map()
             return
-        logger.info("%s cannot map memory, or as much: large frames to it travel in packets", self._peer)
+        logger.info("%s cannot share memory, or as much: large frames to it travel in packets", self._peer)
         self._refused_from = segment.place_bytes
         self._forget(segment)
 
@@ -209,27 +234,18 @@ class Segments:
             return
         segment.give_back(start, poison=self._poison)
 
-    def descriptor(self, number: int) -> int:
-        """Return the descriptor of a segment that the other side is to be told of."""
-        return self._fds[number]
-
-    def told(self, number: int) -> None:
-        """Close a descriptor: the other side has it."""
-        os.close(self._fds.pop(number))
-
     def close(self) -> None:
         """Let go of everything; what the other side may still see is not used again."""
+        self.trim(0)
         for view in self._passed.values():
             view.keep()
         self._passed.clear()
         self._foreign.clear()
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
         self._segments.clear()
         self._by_size.clear()
         self._leases.clear()
         self.made.clear()
+        self.wanted.clear()
         self._refused_from = 0
 
     def _is_refused(self, size: int) -> bool:
@@ -238,7 +254,7 @@ class Segments:
 
     def _collected(self, place_bytes: int) -> list[Segment]:
         """Return the segments with places of a size, with what came back of them."""
-        segments = self._by_size.setdefault(place_bytes, [])
+        segments = self._by_size.get(place_bytes, [])
         for segment in segments:
             segment.collect(poison=self._poison)
         return segments
@@ -254,32 +270,36 @@ class Segments:
         return segment.number, start, size, lease
 
     def _make(self, place_bytes: int) -> Segment | None:
-        """Make a segment, if there is room for it."""
+        """Make a segment, or have one lent, if there is room for it."""
         size = max(1, SEGMENT_BYTES // place_bytes) * place_bytes
         largest = max((segment.place_bytes for segment in self._segments.values()), default=0)
         if not self._make_room(size, max(self._bytes_max, FRAMES_MIN * max(place_bytes, largest))):
             return None
-        try:
-            fd, memory = _new_memory(size)
-        except OSError as error:
-            logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, error)
-            self._refused_from = place_bytes
-            return None
-        inode = os.fstat(fd).st_ino
-        number = self._offer(fd, size)
-        segment = Segment(number, place_bytes, memory, inode, free=list(range(0, size, place_bytes)))
+        number = self._number_segment()
+        segment = Segment(number, place_bytes, size)
+        if self._arena is None:
+            self.wanted.append((number, size))
+        else:
+            try:
+                segment.memory = self._arena.take(size)
+                segment.writable = map_to_write(segment.memory.fd, size)
+            except OSError as error:
+                self._lack(place_bytes, str(error))
+                return None
+            self.made.append((number, segment.memory))
         self._segments[number] = segment
-        self._by_size[place_bytes].append(segment)
+        self._by_size.setdefault(place_bytes, []).append(segment)
         self._bytes += size
         return segment
 
-    def _offer(self, fd: int, size: int) -> int:
-        """Have the other side told of memory; return its number."""
-        number = self._next_segment
+    def _lack(self, place_bytes: int, why: str) -> None:
+        """Have no frames of that size in memory any more."""
+        logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, why)
+        self._refused_from = place_bytes
+
+    def _number_segment(self) -> int:
         self._next_segment += 1
-        self._fds[number] = fd
-        self.made.append((number, size))
-        return number
+        return self._next_segment - 1
 
     def _number_lease(self) -> int:
         lease = self._next_lease = (self._next_lease + 1) % _NUMBERS
@@ -296,16 +316,17 @@ class Segments:
 
     def _foreign_of(self, view: View) -> _Foreign | None:
         """Return what the other side is told of a view's memory; None where it cannot be told."""
-        mapping = view.mapping
-        foreign = self._foreign.get(ref(mapping))
-        if foreign is None and len(self._foreign) < FOREIGN_MAX and (fd := mapping.duplicate()) is not None:
-            foreign = _Foreign(self._offer(fd, len(mapping.memory)))
-            self._foreign[ref(mapping, self._is_gone)] = foreign
+        memory = view.memory
+        foreign = self._foreign.get(ref(memory))
+        if foreign is None and len(self._foreign) < FOREIGN_MAX:
+            foreign = _Foreign(self._number_segment())
+            self.made.append((foreign.number, memory))
+            self._foreign[ref(memory, self._is_gone)] = foreign
         return foreign
 
-    def _is_gone(self, mapping: ref[Mapping]) -> None:
+    def _is_gone(self, memory: ref[Memory]) -> None:
         """Have the other side forget memory of which there is nothing left here, in whatever thread."""
-        if (foreign := self._foreign.pop(mapping, None)) is not None:
+        if (foreign := self._foreign.pop(memory, None)) is not None:
             self.dropped.append(foreign.number)
 
     def _make_room(self, size: int, bytes_max: int) -> bool:
@@ -314,8 +335,14 @@ class Segments:
             if self._bytes + size <= bytes_max and len(self._segments) < SEGMENTS_MAX:
                 return True
             if segment.is_unused:
-                self._drop(segment)
+                self._give_back(segment)
         return self._bytes + size <= bytes_max and len(self._segments) < SEGMENTS_MAX
+
+    def _give_back(self, segment: Segment) -> None:
+        """Drop a segment that is not in use: its memory may be used again."""
+        self._drop(segment)
+        if self._arena is not None and segment.memory is not None:
+            self._arena.give_back(segment.memory)
 
     def _drop(self, segment: Segment) -> None:
         self.dropped.append(segment.number)
@@ -323,8 +350,16 @@ class Segments:
 
     def _forget(self, segment: Segment) -> None:
         del self._segments[segment.number]
-        self._by_size[segment.place_bytes].remove(segment)
-        self._bytes -= len(segment.memory)
+        same = self._by_size[segment.place_bytes]
+        same.remove(segment)
+        if not same:
+            del self._by_size[segment.place_bytes]
+        self._bytes -= segment.size
+
+
+def _copy(frame: Frame, segment: Segment, start: int, size: int) -> None:
+    # NumPy lets other threads run meanwhile, a mapping does not: a gigabyte takes longer than a beat may be late.
+    segment.array(start, size)[:] = np.frombuffer(frame, np.uint8)
 
 
 def _place_bytes(size: int) -> int:
@@ -334,19 +369,3 @@ def _place_bytes(size: int) -> int:
     """
     step = 1 << max((size - 1).bit_length() - (3 if size < LARGE_BYTES else 7), 12)
     return -(-size // step) * step
-
-
-def _new_memory(size: int) -> tuple[int, mmap.mmap]:
-    """Make memory that neither side can shrink: reading beyond its end would end the reader."""
-    fd = os.memfd_create("aioflow", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        check_descriptor(fd)
-        os.posix_fallocate(fd, 0, size)  # so that what is missing is known now, and not at the first touch
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        # Its pages are mapped as they are written: all at once, an event loop stood three times as long.
-        memory = mmap.mmap(fd, size, flags=mmap.MAP_SHARED)
-        memory.madvise(mmap.MADV_DONTFORK)  # a child, which does not use it, would keep what is given back
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from aioflow.transport import Connection, Receiver
+    from aioflow_shm._arena import Arena
     from aioflow_shm._segments import Segments
 
 logger = logging.getLogger("aioflow.shm")
@@ -39,7 +41,7 @@ class Server:
     Args:
         path: Of the socket file.
         accept: Called with each new connection, when its first message is there; returns who receives its messages.
-        make_segments: Makes the memory of a connection, given the name of the other end.
+        make_segments: Makes what a connection writes in, given the name of the other end and the server's memory.
         task_group: Where its connections run.
 
     Raises:
@@ -51,7 +53,7 @@ class Server:
         self,
         path: str,
         accept: Callable[[Connection], Receiver],
-        make_segments: Callable[[str], Segments],
+        make_segments: Callable[[str, Arena], Segments],
         task_group: TaskGroup,
     ) -> None:
         self._address = f"shm://{path}"
@@ -63,6 +65,7 @@ class Server:
         self._generation = current_generation()
         self._closing = False
         self._finished = anyio.Event()
+        self._ends: set[End] = set()
         self._budget = Budget(self._turns, task_group, self._finished)
         self._file = SocketFile(path)
         self._watch = watch(self._file.listener.fileno(), self._accept_all, lambda: True)
@@ -75,7 +78,7 @@ class Server:
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory shared with clients, counted once; also what those that are gone have left in use."""
-        return self._budget.memory_bytes
+        return self._budget.arena.nbytes
 
     async def run(self) -> None:
         """Accept connections until the listener is closed."""
@@ -94,7 +97,7 @@ class Server:
         self._watch.stop()
         try:
             async with anyio.create_task_group() as tasks:
-                for end in tuple(self._budget.segments):
+                for end in tuple(self._ends):
                     tasks.start_soon(end.aclose)
         finally:
             with anyio.CancelScope(shield=True):
@@ -119,9 +122,10 @@ class Server:
                 accepted.close()
                 logger.info("%s was not accepted: %s", name, error)
                 continue
-            segments = self._make_segments(name)
+            segments = self._make_segments(name, self._budget.arena)
             end = End(name, accepted, self._turns, segments, None, self._accept, self._budget)
-            self._budget.segments[end] = segments
+            self._ends.add(end)
+            self._budget.shared.add(end.sharing)
             self._task_group.start_soon(self._run_end, end, name=f"aioflow {name}")
 
     async def _accept_later(self) -> None:
@@ -133,5 +137,5 @@ class Server:
         try:
             await end.run()
         finally:
-            del self._budget.segments[end]
-            self._budget.answered(end)
+            self._ends.remove(end)
+            self._turns.take(partial(self._budget.left, end.sharing))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from aioflow.transport import Connection, Frame, Listener, Receiver
+    from aioflow_shm._arena import Arena
 
 
 class ShmTransport:
@@ -52,7 +53,7 @@ class ShmTransport:
         """
         connected = await connect(address, parse_address(address))
         name = f"the server at {address}"
-        end = End(name, connected, Turns(), self._make_segments(name), receiver)
+        end = End(name, connected, Turns(), self._make_segments(name, None), receiver)
         task_group.start_soon(end.run, name=f"aioflow {address}")
         return end
 
@@ -78,5 +79,5 @@ class ShmTransport:
         """
         return ShmBeats(address, parse_address(address), make, read, every_s)
 
-    def _make_segments(self, peer: str) -> Segments:
-        return Segments(peer, self._memory_bytes, poison=self._poison)
+    def _make_segments(self, peer: str, arena: Arena | None) -> Segments:
+        return Segments(peer, self._memory_bytes, arena, poison=self._poison)

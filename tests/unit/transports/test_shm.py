@@ -25,7 +25,7 @@ from aioflow_shm import ShmTransport, _client
 from aioflow_shm._address import parse_address
 from aioflow_shm._limits import FRAMES_MAX
 from aioflow_shm._lock import SocketFile
-from aioflow_shm._parcels import GREETING, LONG, PARCEL, SEGMENT, measure, numbers, pack
+from aioflow_shm._parcels import GREETING, LENT, LONG, PARCEL, SEGMENT, WANT, measure, numbers, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -239,6 +239,10 @@ async def _say_something_else(listener: socket.socket) -> None:
         numbers(LONG, 0, 0),
         numbers(LONG, 0, 1 << 30),
         numbers(LONG, 1),
+        numbers(WANT, 0, 0),
+        numbers(WANT, 0, (1 << 32) - 1),
+        numbers(WANT, 0),
+        numbers(LENT, 0),
         numbers(77, 1, 2, 3),
     ],
 )

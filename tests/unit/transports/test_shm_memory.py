@@ -18,6 +18,7 @@ import pytest
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage
 from aioflow.transport import Frame
 from aioflow_shm import ShmTransport
+from aioflow_shm._arena import Arena
 from aioflow_shm._leases import Leases
 from aioflow_shm._limits import SEGMENT_BYTES
 from aioflow_shm._segments import Segments
@@ -133,6 +134,41 @@ async def test_what_is_written_in_a_place_is_not_copied(open_pair: OpenPair) -> 
             await pair.tell()
         assert addresses[0] == addresses[1] != addresses[2] != addresses[3] == addresses[4]
         assert [bytes(frame[: SIZE // 2]) for frame in kept] == [bytes([value]) * (SIZE // 2) for value in (1, 2)]
+
+
+async def test_what_is_written_before_there_is_a_place_goes_to_it(open_pair: OpenPair) -> None:
+    """A client is lent memory while it writes already: what it sends of that, in parts, lies in one place."""
+    async with open_pair() as pair:
+        came: list[Frame] = []
+        pair.far.on_message = lambda _, frames: came.extend(frames)
+        addresses: set[int] = set()
+        for is_first in (True, False):
+            memory = pair.taker.connection.allocate(SIZE)
+            assert memory is not None
+            for part in (1, 3, 2):
+                start, stop = part * SIZE // 5, (part + 1) * SIZE // 5
+                memory[start:stop] = bytes([part]) * (stop - start)
+                pair.taker.send([memory[start:stop]])
+            del memory
+            await pair.far.wait_for(lambda: len(came) == 3)
+            assert all(map(is_in_memory, came))
+            assert [bytes(frame) for frame in came] == [bytes([part]) * (SIZE // 5) for part in (1, 3, 2)]
+            addresses.update(_address(frame) - part * SIZE // 5 for part, frame in zip((1, 3, 2), came, strict=True))
+            assert len(addresses) == 1, "a first place, and then the same again" if is_first else "another place"
+            came.clear()
+            pair.far.send([b"what has come is gone"])
+            await pair.taker.wait_for(lambda: (b"frame",) in pair.taker.messages)
+            pair.taker.messages.clear()
+
+
+async def test_what_was_written_before_there_is_a_place_and_not_sent(open_pair: OpenPair) -> None:
+    """Its place is free again."""
+    async with open_pair() as pair:
+        for _ in range(10):
+            assert pair.taker.connection.allocate(SIZE) is not None
+        pair.taker.send([b"x", bytes(SIZE)])
+        await pair.far.wait_messages(2)
+        assert 0 < pair.stage.listener.memory_bytes <= SEGMENT_BYTES
 
 
 async def test_there_are_no_places_without_end(open_pair: OpenPair) -> None:
@@ -312,7 +348,7 @@ async def test_a_lack_of_memory_for_large_frames_is_none_for_others(
 
 def test_memory_that_was_made_and_never_used_is_given_back() -> None:
     """A place whose frame went another way keeps nothing."""
-    segments = Segments("peer", 1 << 30, poison=False)
+    segments = Segments("peer", 1 << 30, Arena(), poison=False)
     assert segments.are_awaited([bytes(SIZE)], [SIZE])
     segments.trim(0)
     assert segments.dropped == [], "the other side has not mapped it yet"
@@ -331,7 +367,7 @@ async def test_no_memory_at_all(open_pair: OpenPair) -> None:
 
 def test_other_threads_run_while_a_frame_is_copied() -> None:
     """Beats are those of another thread: at a gigabyte, a copy that stopped them all had its process taken for dead."""
-    segments = Segments("peer", 1 << 30, poison=False)
+    segments = Segments("peer", 1 << 30, Arena(), poison=False)
     frame = bytes(1 << 28)
     assert segments.are_awaited([frame], [len(frame)])
     segments.answered(0, is_mapped=True)
@@ -366,7 +402,7 @@ def test_other_threads_run_while_a_frame_is_copied() -> None:
 async def test_without_memory_frames_come_in_packets(
     open_pair: OpenPair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """One line says why."""
+    """In both directions; a line for each says why."""
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left")
@@ -376,7 +412,15 @@ async def test_without_memory_frames_come_in_packets(
         async with open_pair() as pair:
             for value in range(3):
                 assert not is_in_memory(await pair.take(value))
-    assert caplog.text.count("No space left") == 1
+            assert caplog.text.count("No space left") == 1
+            came: list[Frame] = []
+            pair.far.on_message = lambda _, frames: came.extend(frames)
+            for value in range(3):
+                pair.taker.send([bytes([value]) * SIZE])
+                await pair.far.wait_for(lambda: bool(came))
+                assert bytes(came[0]) == bytes([value]) * SIZE
+                assert not is_in_memory(came.pop())
+    assert caplog.text.count("No space left") == 2
 
 
 async def test_a_side_that_cannot_map_gets_packets(
@@ -389,7 +433,7 @@ async def test_a_side_that_cannot_map_gets_packets(
             for value in range(4):
                 assert not is_in_memory(await pair.take(value))
                 await pair.tell()
-    assert caplog.text.count("cannot map") == 1
+    assert caplog.text.count("cannot share") == 1
 
 
 async def test_a_forked_child_keeps_what_it_sees(open_pair: OpenPair) -> None:
@@ -419,7 +463,7 @@ async def test_a_forked_child_keeps_what_it_sees(open_pair: OpenPair) -> None:
 
 def test_leases_that_nobody_has_change_nothing() -> None:
     """Whatever the other side gives back, twice or never had."""
-    segments = Segments("somebody", 1 << 30, poison=True)
+    segments = Segments("somebody", 1 << 30, Arena(), poison=True)
     frame = bytes(SIZE)
     assert segments.are_awaited([frame], [SIZE])
     ((number, _),) = segments.made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import pytest
 
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo
 from aioflow.transport import Frame, Listener
-from aioflow_shm import ShmTransport, _budget
-from aioflow_shm._end import End
+from aioflow_shm import ShmTransport, _budget, _leases
+from aioflow_shm._arena import Arena
 from aioflow_shm._leases import Leases
 from aioflow_shm._limits import SEGMENT_BYTES
-from aioflow_shm._parcels import TRIM, numbers
+from aioflow_shm._parcels import RECALL, numbers
 from aioflow_shm._segments import Segments
+from aioflow_shm._sharing import Sharing
+from aioflow_shm._views import View, find_owner
 from tests.unit.transports.conftest import is_in_memory
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("_little")]
@@ -31,8 +33,8 @@ SHARED_BYTES = 16 * SIZE
 @pytest.fixture
 def _little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_budget, "SHARED_BYTES", SHARED_BYTES)
-    monkeypatch.setattr(_budget, "CLIENT_BYTES", 0)
     monkeypatch.setattr(_budget, "TRIM_S", 0.01)
+    monkeypatch.setattr(_leases, "CLIENT_BYTES", 0)
 
 
 class Producer:
@@ -113,13 +115,13 @@ async def test_producers_that_take_turns_share_what_one_needs(folder: Path) -> N
 def note_asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Note who is asked to give back."""
     asked: list[object] = []
-    ask = End.ask_to_trim
+    recall = Sharing.recall
 
-    def note(end: End, unused_s: float, nbytes: int) -> bool:
-        asked.append(end)
-        return ask(end, unused_s, nbytes)
+    def note(sharing: Sharing, numbers: Sequence[int]) -> bool:
+        asked.append(sharing)
+        return recall(sharing, numbers)
 
-    monkeypatch.setattr(End, "ask_to_trim", note)
+    monkeypatch.setattr(Sharing, "recall", note)
     return asked
 
 
@@ -137,6 +139,74 @@ async def test_who_makes_more_waits_until_others_have_given_back(folder: Path, m
             assert sum(map(is_in_memory, producer.kept)) == MANY
             assert all(bytes(frame) == bytes([turn]) * SIZE for frame in producer.kept)
             producer.kept.clear()
+
+
+def inodes(frames: list[Frame]) -> set[int]:
+    """Return the numbers of the memory in which frames lie."""
+    owners = [find_owner(frame)[0] for frame in frames]
+    return {owner.memory.inode for owner in owners if isinstance(owner, View)}
+
+
+async def test_what_one_has_given_back_another_is_lent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same memory, whose first touch is over, from one to the next."""
+    monkeypatch.setattr(_budget, "LEAVE_S", 10 * BOUND_S)
+    monkeypatch.setattr(_budget, "RECENT_S", 0)
+    async with producers(folder, 4) as (_, all_of_them):
+        seen: set[int] = set()
+        for turn in range(8):
+            producer = all_of_them[turn % 4]
+            await producer.fill(turn)
+            seen |= inodes(producer.kept)
+            producer.kept.clear()
+    assert len(seen) <= SHARED_BYTES // SEGMENT_BYTES + 1
+
+
+@pytest.mark.parametrize("how", ["forked", "lost"])
+async def test_what_somebody_may_still_see_is_lent_to_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A child of the server's that was forked while it was seen, or a client that is gone and may still write in it."""
+    monkeypatch.setattr(_budget, "RECENT_S", 0)
+    async with producers(folder, 2) as (stage, (one, other)):
+        await one.fill(1)
+        seen = inodes(one.kept)
+        if how == "forked":
+            if (child := os.fork()) == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+        else:
+            one.near.connection.abort()
+            await one.far.wait_lost()
+        one.kept.clear()
+        for _ in range(3):
+            await other.fill(2)
+            assert not seen & inodes(other.kept)
+        assert all(bytes(frame) == bytes([2]) * SIZE for frame in other.kept)
+        other.kept.clear()
+        await other.wait_until_little(stage.listener)
+
+
+async def test_who_has_just_sent_something_keeps_some(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has used last; who has sent nothing for a while is asked for all."""
+    monkeypatch.setattr(_budget, "RECENT_S", 0)
+    monkeypatch.setattr(_budget, "LEAVE_S", 10 * BOUND_S)
+    monkeypatch.setattr(_budget, "TRIM_S", 10 * BOUND_S)
+    monkeypatch.setattr(_leases, "CLIENT_BYTES", 2 * SEGMENT_BYTES)
+    monkeypatch.setattr(_leases, "ACTIVE_S", 10 * BOUND_S)
+    async with producers(folder, 2) as (_, (one, other)):
+        await one.fill(1)
+        last = inodes(one.kept[-8:])
+        while one.kept:
+            del one.kept[0]
+        await other.fill(2, 3 * MANY)
+        assert not last & inodes(other.kept)
+        await one.fill(1, 8)
+        assert inodes(one.kept) == last
+        one.kept.clear()
+        sharing = one.far.connection.sharing  # type: ignore[attr-defined]
+        assert sharing.unused(0) == []
+        monkeypatch.setattr(_leases, "ACTIVE_S", 0)
+        assert len(sharing.unused(0)) == 2
 
 
 async def test_what_was_just_used_is_not_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +229,8 @@ async def test_who_stands_still_is_waited_for_once(folder: Path, monkeypatch: py
     async with producers(folder, 2) as (stage, (still, other)):
         connection = await still.stand_still()
         await other.fill(2, 2 * MANY)
-        assert asked.count(still.far.connection) == 1
+        sharing = still.far.connection.sharing  # type: ignore[attr-defined]
+        assert asked.count(sharing) == 1
         assert (before := stage.listener.memory_bytes) > SHARED_BYTES
         assert sum(map(is_in_memory, other.kept)) == 2 * MANY
         connection._watch.heed()
@@ -197,9 +268,11 @@ async def test_what_is_in_use_stays(folder: Path) -> None:
         await all_of_them[0].wait_until_little(stage.listener)
 
 
-async def test_what_was_passed_on_is_let_go_of_by_who_has_it(folder: Path, unmapped: list[Leases]) -> None:
+async def test_what_was_passed_on_is_let_go_of_by_who_has_it(
+    folder: Path, unmapped: list[Leases], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A consumer that has mapped a producer's memory, and is sent no message any more, does not keep it."""
-    async with producers(folder, 2) as (stage, (producer, consumer)):
+    async with producers(folder, 2) as (_, (producer, consumer)):
         for _ in range(3):  # in packets; in memory that the consumer is about to map; mapped
             await producer.fill(1, 1)
             number = len(consumer.far.messages)
@@ -209,42 +282,36 @@ async def test_what_was_passed_on_is_let_go_of_by_who_has_it(folder: Path, unmap
             await consumer.settle()
             consumer.kept.clear()
         assert not unmapped
-        await producer.fill(2, 2 * MANY)
+        monkeypatch.setattr(_budget, "SHARED_BYTES", 0)
+        await producer.fill(2)
         producer.kept.clear()
         while consumer.near.connection._leases not in unmapped:  # type: ignore[attr-defined]
             await producer.settle()
-        await producer.wait_until_little(stage.listener)
 
 
-async def test_what_is_dropped_last_is_let_go_of_too(
+async def test_what_makes_room_for_another_size_is_let_go_of_too(
     folder: Path, unmapped: list[Leases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When one producer has given back so much that there is little, what another drops just then is told as well."""
-    trim_all = _budget.Budget._trim_all
-    trimmed = anyio.Event()
-
-    def trim(budget: _budget.Budget, **options: bool) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_budget, "TRIM_S", 0)
-            trim_all(budget, **options)
-        trimmed.set()
-
-    monkeypatch.setattr(_budget.Budget, "_trim_all", trim)
+    """A consumer that has it mapped, and is sent nothing, is told at once."""
+    monkeypatch.setattr(_budget, "TRIM_S", 10 * BOUND_S)
+    monkeypatch.setattr(_budget, "RECENT_S", 0)
     async with producers(folder, 3) as (stage, (producer, other, consumer)):
         consumer.near.on_message = None  # it keeps nothing, and has no memory of its own
-        for number in range(3):  # in packets; in memory that the consumer is about to map; mapped
-            await producer.fill(1, 1)
-            consumer.far.send([producer.kept[-1]])
-            await consumer.near.wait_messages(number + 1)
-        await producer.fill(2, MANY - 3)
-        await other.fill(3)
-        for one in (other, producer):
-            trimmed = anyio.Event()
-            await trimmed.wait()
-            one.kept.clear()
+        await producer.fill(1)
+        for frame in producer.kept:
+            consumer.far.send([frame])
+        await consumer.near.wait_messages(MANY)
+        producer.kept.clear()
+        consumer.far.send([b"what it had is gone"])
+        await consumer.near.wait_messages(MANY + 1)
+        assert not unmapped
+        for number in range(2):
+            other.near.send([b"rows", bytes(6 * SIZE)])
+            await other.far.wait_messages(number + 2)
+        assert sum(map(is_in_memory, other.kept)) == 2
+        assert stage.listener.memory_bytes <= SHARED_BYTES + SEGMENT_BYTES
         while consumer.near.connection._leases not in unmapped:  # type: ignore[attr-defined]
             await producer.settle()
-        await producer.wait_until_little(stage.listener)
 
 
 async def test_what_a_server_has_made_is_given_back_too(folder: Path) -> None:
@@ -264,11 +331,11 @@ async def test_what_a_server_has_made_is_given_back_too(folder: Path) -> None:
 
 
 async def test_who_asks_without_a_reason_gets_what_there_is(folder: Path) -> None:
-    """A client that asks its server to trim, again and again, loses nothing by it."""
+    """A client that asks its server to give back memory, again and again, loses nothing by it."""
     async with producers(folder, 1) as (_, (producer,)):
         await producer.fill(1, 3)
         for _ in range(10):
-            producer.near.connection._socket.send(numbers(TRIM, 0, 1 << 31))  # type: ignore[attr-defined]
+            producer.near.connection._socket.send(numbers(RECALL, *range(100)))  # type: ignore[attr-defined]
         await producer.fill(1, 3)
         assert all(bytes(frame) == bytes([1]) * SIZE for frame in producer.kept)
         await producer.settle()
@@ -292,8 +359,8 @@ async def test_a_connection_that_is_gone_is_not_asked(folder: Path) -> None:
         await producer.fill(1, 3)
         connection: Any = producer.far.connection
         connection.abort()
-        connection.trim(0)
-        connection.ask_to_trim(0)
+        connection.sharing.trim(0)
+        connection.sharing.recall([])
         assert connection._outbox.is_empty
         await producer.near.wait_lost()
 
@@ -311,7 +378,7 @@ async def test_a_forked_child_does_not_keep_what_is_given_back(folder: Path) -> 
 
 def test_what_is_dropped() -> None:
     """Neither what was made for a frame that waits, until it could have come to it, nor what is in use or just was."""
-    segments = Segments("somebody", 1 << 30, poison=True)
+    segments = Segments("somebody", 1 << 30, Arena(), poison=True)
     frame = bytes(SIZE)
     assert segments.are_awaited([frame], [SIZE])
     ((number, _),) = segments.made

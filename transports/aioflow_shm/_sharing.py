@@ -1,0 +1,158 @@
+"""What the two ends of a connection tell each other of memory."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+from aioflow_shm._memory import MEMORY_BYTES_MAX
+from aioflow_shm._parcels import (
+    DROPPED,
+    LENT,
+    MAPPED,
+    RECALL,
+    RECALLED,
+    REFUSED,
+    SEGMENT,
+    WANT,
+    MalformedError,
+    numbers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioflow_shm._budget import Budget
+    from aioflow_shm._leases import Leases
+    from aioflow_shm._outbox import Outbox
+    from aioflow_shm._segments import Segments
+
+logger = logging.getLogger("aioflow.shm")
+
+
+class Sharing:
+    """The memory of one connection, as one end has it. All of it happens in turns.
+
+    Args:
+        peer: The other end, for messages to people.
+        segments: Where this end writes.
+        leases: Where it reads.
+        outbox: What the other end is told.
+        write_later: Has the outbox written when the turn ends.
+        budget: Of a server, which lends memory; None: the other end does.
+
+    Attributes:
+        is_up: Whether the other end can still be told something.
+    """
+
+    def __init__(
+        self,
+        peer: str,
+        segments: Segments,
+        leases: Leases,
+        outbox: Outbox,
+        write_later: Callable[[], None],
+        budget: Budget | None,
+    ) -> None:
+        self._peer = peer
+        self._segments = segments
+        self._leases = leases
+        self._outbox = outbox
+        self._write_later = write_later
+        self._budget = budget
+        self._recalled: Sequence[int] = ()
+        self.is_up = True
+
+    @property
+    def has_any(self) -> bool:
+        """Whether memory is shared with the other end."""
+        return self._segments.has_any or self._leases.has_any
+
+    def unused(self, unused_s: float) -> list[tuple[float, int, int]]:
+        """Return what was lent and has not been in use here for so long; see `Leases.unused`."""
+        return self._leases.unused(unused_s)
+
+    def trim(self, unused_s: float, nbytes: float = math.inf) -> int:
+        """Drop memory as `Segments.trim` does, and say so; return its bytes."""
+        dropped = self._segments.trim(unused_s, nbytes) if self.is_up else 0
+        self.tell()
+        return dropped
+
+    def tell(self) -> None:
+        """Have the other end know what it may forget, although there is no message for it."""
+        if self.is_up and self._segments.dropped:
+            self._outbox.tell_of_segments()
+            self._write_later()
+
+    def recall(self, numbers_: Sequence[int]) -> bool:
+        """Ask the other end to give back segments that it does not use, and what it sees no more.
+
+        Returns:
+            Whether it will answer; then it is known which of them are in use.
+        """
+        if not (self.is_up and self.has_any):
+            return False
+        self._recalled = numbers_
+        self._outbox.request = numbers(RECALL, *numbers_)
+        self._write_later()
+        return True
+
+    def lend(self, number: int, size: int) -> None:
+        """Have the other end write in memory that it has asked for."""
+        assert self._budget is not None
+        if not self.is_up:
+            return
+        try:
+            memory = self._budget.arena.take(size)
+            self._leases.lend(number, memory)
+        except OSError as error:
+            logger.info("%s is lent no memory, its large frames travel in packets: %s", self._peer, str(error))
+            self._outbox.say(numbers(REFUSED, number))
+        else:
+            self._outbox.lend(number, memory)
+        self._write_later()
+
+    def told(self, kind: int, values: Sequence[int], descriptors: Sequence[int]) -> None:
+        """Take what the other end says; descriptors are closed by who gave them.
+
+        Raises:
+            MalformedError: It does not say so at this time, or at all.
+        """
+        if kind == RECALL:
+            self._segments.give_back(values)
+            self._outbox.tell_of_segments()
+            self._outbox.say(numbers(RECALLED))
+        elif kind == RECALLED:
+            self._leases.use(self._recalled)
+            if self._budget is not None:
+                self._budget.answered(self)
+        else:
+            self._told_of_segment(kind, values, descriptors)
+        self._write_later()
+
+    def _told_of_segment(self, kind: int, values: Sequence[int], descriptors: Sequence[int]) -> None:
+        number = values[0]
+        if kind == DROPPED:
+            self._leases.unmap(number)
+        elif kind == SEGMENT:
+            is_mapped = bool(descriptors) and self._leases.map(number, values[1], descriptors[0])
+            self._outbox.say(numbers(MAPPED if is_mapped else REFUSED, number))
+        elif kind == WANT:
+            self._wanted(number, values[1])
+        elif kind != LENT:
+            self._segments.answered(number, is_mapped=kind == MAPPED)
+        elif descriptors and self._segments.lent(number, descriptors[0]):
+            self._outbox.tell_of_segments()  # where it was dropped at once
+        else:
+            raise MalformedError(f"memory {number}, which was not asked for")
+        if self._budget is not None:
+            self._budget.see_to_excess()
+
+    def _wanted(self, number: int, size: int) -> None:
+        if self._budget is None or not 0 < size <= MEMORY_BYTES_MAX:
+            raise MalformedError(f"a wish for {size} bytes of memory")
+        if self._leases.can_take(number):
+            self._budget.wanted(self, number, size)
+        else:
+            self._outbox.say(numbers(REFUSED, number))
