@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,7 @@ from aioflow.errors import NotFound, SessionError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from aioflow.queues import QueueStats
     from aioflow.resources import ServerStats
@@ -23,6 +26,8 @@ __all__ = ["add_queues"]
 MB = 10**6
 # Of those that are there instead of the one that is asked for.
 NAMES_MAX = 20
+# Who waits longer than this is told for what: a session waits ten times as long for a server that is starting.
+TELL_S = 1.0
 
 
 def add_queues(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,7 +53,8 @@ def add_queues(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _queues(arguments: argparse.Namespace) -> int:
     """List them; 1 where a task is missing."""
-    servers: Sequence[ServerStats] = anyio.run(_ask, arguments.target)
+    with _told_of_a_wait():
+        servers: Sequence[ServerStats] = anyio.run(_ask, arguments.target)
     if not servers[0].task:  # an embedded session, as no server was named
         raise SessionError("of which server? Name its address with --target, or in AIOFLOW_TARGET")
     is_whole = not any(server.missing for server in servers)
@@ -68,6 +74,18 @@ def _queues(arguments: argparse.Namespace) -> int:
         for server in servers:
             _show(server)
     return 0 if is_whole else 1
+
+
+@contextmanager
+def _told_of_a_wait() -> Generator[None]:
+    """Tell of it beside the output, while the block runs."""
+    timer = threading.Timer(TELL_S, print, ["aioflow: waiting for an answer of the server"], {"file": sys.stderr})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def _ask(target: str | None) -> tuple[ServerStats, ...]:

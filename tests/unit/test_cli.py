@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 import aioflow as flow
-from aioflow.cli import _serve, main
+from aioflow.cli import _queues, _serve, main
+from aioflow.resources import ServerStats
 
 
 @pytest.mark.parametrize(
@@ -107,3 +111,27 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"aioflow {flow.__version__}\n"
     assert flow.__version__ == metadata.version("aioflow-mq")
     assert not hasattr(flow, "__versions__")
+
+
+def test_who_waits_for_a_server_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the output; who does not wait is told nothing."""
+    told = threading.Event()
+
+    class Stderr(io.StringIO):
+        def write(self, text: str) -> int:
+            told.set()
+            return super().write(text)
+
+    async def ask(_: str | None) -> tuple[ServerStats, ...]:
+        if waits:
+            assert await anyio.to_thread.run_sync(told.wait, 10)
+        return (ServerStats("/job:local/task:0", 0, ()),)
+
+    monkeypatch.setattr(_queues, "_ask", ask)
+    for waits in (False, True):
+        stderr = Stderr()
+        monkeypatch.setattr(sys, "stderr", stderr)
+        monkeypatch.setattr(_queues, "TELL_S", 0 if waits else 60)
+        assert main(["queues", "--target", "ipc:///tmp/x"]) == 0
+        assert stderr.getvalue() == ("aioflow: waiting for an answer of the server\n" if waits else "")
+    assert capsys.readouterr().out.count("no queues") == 2
