@@ -123,7 +123,12 @@ class Budget:
         """
         for sharing in self.shared:
             sharing.trim(RECENT_S, max(0, self._shortage))
-        unused = [(*each, sharing) for sharing in self.shared - self._silent for each in sharing.unused(RECENT_S)]
+        wanting = {sharing for sharing, _, _ in self._wanted}
+        unused = [
+            (*each, sharing)
+            for sharing in self.shared - self._silent
+            for each in sharing.unused(RECENT_S, wants_others=sharing in wanting)
+        ]
         shortage = self._shortage
         recalled: dict[Sharing, list[int]] = {}
         for _, size, number, sharing in sorted(unused, key=itemgetter(0)):

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from aioflow_shm._forks import current_generation, fork_count
-from aioflow_shm._limits import ACTIVE_S, CLIENT_BYTES, MAPPED_MAX
+from aioflow_shm._limits import ACTIVE_S, CLIENT_BYTES, LENT_BYTES_MAX, MAPPED_MAX
 from aioflow_shm._memory import Memory
 from aioflow_shm._parcels import MalformedError
 from aioflow_shm._views import Lease, View
@@ -47,10 +47,11 @@ class Leases:
         """Whether a segment is mapped."""
         return bool(self._segments)
 
-    def unused(self, unused_s: float) -> list[tuple[float, int, int]]:
+    def unused(self, unused_s: float, *, wants_others: bool = False) -> list[tuple[float, int, int]]:
         """Return of what was lent the segments in which nothing has been in use for so long.
 
-        Without those that were used last, of who has sent something in the last `ACTIVE_S`: it will go on.
+        Without those that were used last, of who has sent something in the last `ACTIVE_S`, as it will go on; unless it
+        wants others, as these are not of the size that it needs.
 
         Returns:
             Since when, by `time.monotonic`, how many bytes, and the segment's number.
@@ -58,7 +59,7 @@ class Leases:
         used, now = self._used(), monotonic()
         lent = [(self._segments[number], number) for number in self._lent]
         unused = sorted((memory.used_at, memory.size, number) for memory, number in lent if memory not in used)
-        left_bytes = CLIENT_BYTES if now - self._sent_at < ACTIVE_S else 0
+        left_bytes = CLIENT_BYTES if now - self._sent_at < ACTIVE_S and not wants_others else 0
         while unused and (left_bytes := left_bytes - unused[-1][1]) >= 0:
             unused.pop()
         return [each for each in unused if each[0] <= now - unused_s]
@@ -72,6 +73,10 @@ class Leases:
     def can_take(self, number: int) -> bool:
         """Whether there may be one more segment, of this number."""
         return number not in self._segments and len(self._segments) < MAPPED_MAX
+
+    def can_lend(self, number: int, size: int) -> bool:
+        """Whether there may be one more to write in, of so many bytes."""
+        return self.can_take(number) and size + sum(self._segments[each].size for each in self._lent) <= LENT_BYTES_MAX
 
     def map(self, number: int, size: int, fd: int) -> bool:
         """Map a segment for reading; say whether that was possible. The descriptor is closed by who gave it."""

@@ -169,20 +169,14 @@ class Segments:
         """Whether the other side has any of this memory, or is still to be told that it is gone."""
         return bool(self._segments or self._foreign or self.dropped)
 
-    def trim(self, unused_s: float, nbytes: float = math.inf) -> int:
-        """Drop segments that were not in use for so long, the longest unused first, until they have so many bytes.
-
-        Returns:
-            How many bytes they have.
-        """
-        dropped = 0
+    def trim(self, unused_s: float, nbytes: float = math.inf) -> None:
+        """Drop segments that were not in use for so long, the longest unused first, until they have so many bytes."""
         by_time = sorted(((each.unused_s, each) for each in self._segments.values()), key=itemgetter(0), reverse=True)
         for unused, segment in by_time:
-            if unused < unused_s or dropped >= nbytes:
+            if unused < unused_s or nbytes <= 0:
                 break
-            dropped += segment.size
+            nbytes -= segment.size
             self._give_back(segment)
-        return dropped
 
     def give_back(self, numbers: Iterable[int]) -> None:
         """Give back segments that are not in use, of those that are asked for."""

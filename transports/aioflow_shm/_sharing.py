@@ -69,15 +69,15 @@ class Sharing:
         """Whether memory is shared with the other end."""
         return self._segments.has_any or self._leases.has_any
 
-    def unused(self, unused_s: float) -> list[tuple[float, int, int]]:
+    def unused(self, unused_s: float, *, wants_others: bool = False) -> list[tuple[float, int, int]]:
         """Return what was lent and has not been in use here for so long; see `Leases.unused`."""
-        return self._leases.unused(unused_s)
+        return self._leases.unused(unused_s, wants_others=wants_others)
 
-    def trim(self, unused_s: float, nbytes: float = math.inf) -> int:
-        """Drop memory as `Segments.trim` does, and say so; return its bytes."""
-        dropped = self._segments.trim(unused_s, nbytes) if self.is_up else 0
-        self.tell()
-        return dropped
+    def trim(self, unused_s: float, nbytes: float = math.inf) -> None:
+        """Drop memory as `Segments.trim` does, and say so."""
+        if self.is_up:
+            self._segments.trim(unused_s, nbytes)
+            self.tell()
 
     def tell(self) -> None:
         """Have the other end know what it may forget, although there is no message for it."""
@@ -103,14 +103,21 @@ class Sharing:
         assert self._budget is not None
         if not self.is_up:
             return
+        if not self._leases.can_lend(number, size):
+            self._refuse(number, "it has as much as it may have")
+            return
         try:
             memory = self._budget.arena.take(size)
             self._leases.lend(number, memory)
         except OSError as error:
-            logger.info("%s is lent no memory, its large frames travel in packets: %s", self._peer, str(error))
-            self._outbox.say(numbers(REFUSED, number))
+            self._refuse(number, str(error))
         else:
             self._outbox.lend(number, memory)
+            self._write_later()
+
+    def _refuse(self, number: int, why: str) -> None:
+        logger.info("%s is lent no memory, its large frames travel in packets: %s", self._peer, why)
+        self._outbox.say(numbers(REFUSED, number))
         self._write_later()
 
     def told(self, kind: int, values: Sequence[int], descriptors: Sequence[int]) -> None:
@@ -139,7 +146,9 @@ class Sharing:
             is_mapped = bool(descriptors) and self._leases.map(number, values[1], descriptors[0])
             self._outbox.say(numbers(MAPPED if is_mapped else REFUSED, number))
         elif kind == WANT:
-            self._wanted(number, values[1])
+            if self._budget is None or not 0 < values[1] <= MEMORY_BYTES_MAX:
+                raise MalformedError(f"a wish for {values[1]} bytes of memory")
+            self._budget.wanted(self, number, values[1])
         elif kind != LENT:
             self._segments.answered(number, is_mapped=kind == MAPPED)
         elif descriptors and self._segments.lent(number, descriptors[0]):
@@ -148,11 +157,3 @@ class Sharing:
             raise MalformedError(f"memory {number}, which was not asked for")
         if self._budget is not None:
             self._budget.see_to_excess()
-
-    def _wanted(self, number: int, size: int) -> None:
-        if self._budget is None or not 0 < size <= MEMORY_BYTES_MAX:
-            raise MalformedError(f"a wish for {size} bytes of memory")
-        if self._leases.can_take(number):
-            self._budget.wanted(self, number, size)
-        else:
-            self._outbox.say(numbers(REFUSED, number))

@@ -25,7 +25,7 @@ from aioflow_shm import ShmTransport, _client
 from aioflow_shm._address import parse_address
 from aioflow_shm._limits import FRAMES_MAX
 from aioflow_shm._lock import SocketFile
-from aioflow_shm._parcels import GREETING, LENT, LONG, PARCEL, SEGMENT, WANT, measure, numbers, pack
+from aioflow_shm._parcels import GREETING, LENT, LONG, PARCEL, REFUSED, SEGMENT, WANT, measure, numbers, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -274,6 +274,26 @@ async def test_who_says_nothing_is_no_connection(packets: list[bytes], folder: P
             await far.wait_messages(2)
             if len(packets) == 1 and packets != [GREETING]:
                 assert await _read_to_the_end(raw) == [GREETING]
+
+
+async def test_who_asks_for_memory_without_end_is_refused(folder: Path, open_stage: OpenStage) -> None:
+    """It is lent what the largest frames take, and each number once."""
+    async with open_stage(f"shm://{folder}/x") as stage:
+        with _raw(stage.address) as raw:
+            raw.send(GREETING)
+            raw.send(_packet([b"hello"]))
+            await stage.accepted()
+            answers: list[int] = []
+            for number in (0, 0, *range(1, 10)):
+                raw.send(numbers(WANT, number, 1 << 30))
+            while len(answers) < 12:
+                await anyio.wait_readable(raw)
+                answers.append(int.from_bytes(raw.recv(4), "little"))
+            assert answers.pop(0) == int.from_bytes(GREETING[:4], "little")
+            assert answers == [LENT, REFUSED, *[LENT] * 7, *[REFUSED] * 2]
+        await stage.join()
+        while stage.listener.memory_bytes:
+            await anyio.lowlevel.checkpoint()
 
 
 async def test_descriptors_that_nobody_asked_for_are_closed(folder: Path, open_stage: OpenStage) -> None:

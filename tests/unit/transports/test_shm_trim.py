@@ -209,6 +209,23 @@ async def test_who_has_just_sent_something_keeps_some(folder: Path, monkeypatch:
         assert len(sharing.unused(0)) == 2
 
 
+async def test_who_needs_another_size_keeps_nothing_of_the_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although it is active: what it does not use is not what it needs."""
+    monkeypatch.setattr(_budget, "RECENT_S", 0)
+    monkeypatch.setattr(_budget, "LEAVE_S", 10 * BOUND_S)
+    monkeypatch.setattr(_budget, "TRIM_S", 10 * BOUND_S)
+    monkeypatch.setattr(_leases, "CLIENT_BYTES", SHARED_BYTES)
+    monkeypatch.setattr(_leases, "ACTIVE_S", 10 * BOUND_S)
+    async with producers(folder, 1) as (stage, (one,)):
+        await one.fill(1)
+        one.kept.clear()
+        for number in range(2):
+            one.near.send([b"rows", bytes(6 * SIZE)])
+            await one.far.wait_messages(MANY + number + 2)
+        assert sum(map(is_in_memory, one.kept)) == 2
+        assert stage.listener.memory_bytes <= SHARED_BYTES + SEGMENT_BYTES
+
+
 async def test_what_was_just_used_is_not_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It will be used again; who makes more does not wait for it."""
     monkeypatch.setattr(_budget, "TRIM_S", 10 * BOUND_S)
