@@ -13,15 +13,25 @@ if TYPE_CHECKING:
 
 __all__ = ["join_run"]
 
+# To copy so much costs as much as one more message.
+LARGE_BYTES = 1 << 20
+
 
 def join_run(segments: Sequence[Segment]) -> tuple[Segment, int]:
-    """Join the first segments, as many as one put can hold together; return what they become, and how many it is."""
+    """Join the first segments, as many as one put can hold together; return what they become, and how many it is.
+
+    Large ones are not joined, as that would copy them.
+    """
     first = _kind_of(segments[0])
-    run = list(itertools.takewhile(lambda segment: _kind_of(segment) == first, segments))
-    if len(run) == 1:
-        return run[0], 1
+    run = list(itertools.takewhile(lambda segment: not _is_large(segment) and _kind_of(segment) == first, segments))
+    if len(run) <= 1:
+        return segments[0], 1
     columns = tuple(map(join_columns, zip(*(segment.columns for segment in run), strict=True)))
     return Segment.of(columns, prioritised=run[0].priorities is not None), len(run)
+
+
+def _is_large(segment: Segment) -> bool:
+    return segment.nbytes(slice(0, segment.rows)) >= LARGE_BYTES
 
 
 def _kind_of(segment: Segment) -> list[Any]:

@@ -52,6 +52,21 @@ async def test_whole_batches_go(images: Any) -> None:
         assert len(images.host.log) == 2
 
 
+async def test_what_lies_in_two_pieces_goes_in_two(images: Any) -> None:
+    """To make one of them would copy it."""
+    with anyio.fail_after(TEST_S):
+        async with images.writer(batch=4, delay_s=60) as writer:
+            await _write(writer, *range(24))
+            images.host.calls[0].answer()
+            await _write(writer, 24)
+            assert images.host.log == [f"put {list(rows)}" for rows in (range(4), range(4, 20), range(20, 24))]
+            for call in images.host.calls[1:]:
+                call.answer()
+            await _write(writer, 25, 26, 27)
+            assert images.host.log[3:] == ["put [24, 25, 26, 27]"]
+            images.host.calls[3].answer()
+
+
 async def test_batches_as_consumers_take_them(images: Any) -> None:
     """An answer tells how many they take, and how many rows lie behind the last whole batch: the next group ends it."""
     with anyio.fail_after(TEST_S):
