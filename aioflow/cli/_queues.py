@@ -7,12 +7,13 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from aioflow.client import Session
 from aioflow.errors import NotFound, SessionError
+from aioflow.runtime import SessionConfig
 
 if TYPE_CHECKING:
     import argparse
@@ -69,7 +70,7 @@ def _queues(arguments: argparse.Namespace) -> int:
             more = f" and {len(known) - NAMES_MAX} more" if len(known) > NAMES_MAX else ""
             raise NotFound(f"there is no queue {name!r} in the cluster; there are {some}{more}")
     if arguments.json:
-        print(json.dumps({"servers": [asdict(server) for server in servers]}))
+        print(json.dumps({"servers": [_as_json(server) for server in servers]}))
     else:
         for server in servers:
             _show(server)
@@ -79,7 +80,8 @@ def _queues(arguments: argparse.Namespace) -> int:
 @contextmanager
 def _told_of_a_wait() -> Generator[None]:
     """Tell of it beside the output, while the block runs."""
-    timer = threading.Timer(TELL_S, print, ["aioflow: waiting for an answer of the server"], {"file": sys.stderr})
+    line = f"aioflow: waiting for an answer of the server, for up to {SessionConfig().connect_s:g} s"
+    timer = threading.Timer(TELL_S, print, [line], {"file": sys.stderr})
     timer.daemon = True
     timer.start()
     try:
@@ -91,6 +93,11 @@ def _told_of_a_wait() -> Generator[None]:
 async def _ask(target: str | None) -> tuple[ServerStats, ...]:
     async with Session(target) as session:
         return await session.stats()
+
+
+def _as_json(server: ServerStats) -> dict[str, Any]:
+    queues = [{**asdict(queue), "gets_hold": queue.gets_hold} for queue in server.queues]
+    return {**asdict(server), "queues": queues}
 
 
 def _show(server: ServerStats) -> None:

@@ -115,6 +115,7 @@ def test_the_queues_of_a_cluster_are_listed(
     assert "1 gets wait  2 held by gets that wait for more" in lines
     queues = {queue["name"]: queue for server in json.loads(told)["servers"] for queue in server["queues"]}
     assert (queues["boxes"]["is_closed"], queues["large"]["enqueued"], len(queues)) == (True, 3, 3)
+    assert queues["small"]["gets_hold"] == 2
     assert "large" in one
     assert "boxes" not in one
     assert "NotFound: there is no queue 'absent'" in missing

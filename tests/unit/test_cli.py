@@ -133,5 +133,5 @@ def test_who_waits_for_a_server_is_told(monkeypatch: pytest.MonkeyPatch, capsys:
         monkeypatch.setattr(sys, "stderr", stderr)
         monkeypatch.setattr(_queues, "TELL_S", 0 if waits else 60)
         assert main(["queues", "--target", "ipc:///tmp/x"]) == 0
-        assert stderr.getvalue() == ("aioflow: waiting for an answer of the server\n" if waits else "")
+        assert stderr.getvalue() == ("aioflow: waiting for an answer of the server, for up to 10 s\n" if waits else "")
     assert capsys.readouterr().out.count("no queues") == 2
