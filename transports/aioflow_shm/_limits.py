@@ -54,7 +54,7 @@ SEGMENT_BYTES = 4 << 20
 # From this size on, that of a writer's groups by default, sizes of frames are rounded up by less.
 LARGE_BYTES = 1 << 20
 
-# Segments of one direction; each takes a descriptor of the sender and two of the receiver.
+# Segments of one direction; each takes two or three descriptors of the server and one or two of the client.
 SEGMENTS_MAX = 96
 
 # The same of memory that came through other connections and is passed on; and what one side maps at most.

@@ -9,10 +9,16 @@ import pytest
 
 from aioflow.cluster._remote_call import RemoteCall
 from aioflow.errors import ConnectionLost
-from aioflow.runtime import begin_turn, current_turn
+from aioflow.runtime import _cancellation, begin_turn, current_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+@pytest.fixture(autouse=True)
+def _one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a turn last until the next one begins, however slow the machine is."""
+    monkeypatch.setattr(_cancellation, "monotonic", lambda: 0.0)
 
 
 class Host:
