@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["join_run"]
 
-# To copy so much costs as much as one more message.
+# A piece of so many bytes is worth a message of its own: it lies where it goes without a copy.
 LARGE_BYTES = 1 << 20
 
 

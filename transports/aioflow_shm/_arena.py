@@ -60,7 +60,7 @@ class Arena:
         if not memory.is_kept:
             self._free.append(memory)
 
-    def release(self, nbytes: float) -> None:
+    def release(self, nbytes: int) -> None:
         """Let go of free memory, the longest free first, until that is so many bytes or nothing is left."""
         while self._free and nbytes > 0:
             nbytes -= self._free.pop(0).size

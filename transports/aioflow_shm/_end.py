@@ -298,9 +298,8 @@ class End:
             raise MalformedError(f"a packet of {len(packet)} bytes of kind {kind}")
         if kind == PARCEL:
             return self._hand_over(unpack(packet, self._leases.view, is_kept=False))
-        self._told(
-            kind, packet[_NUMBER_BYTES : len(packet) // _NUMBER_BYTES * _NUMBER_BYTES].cast("I").tolist(), descriptors
-        )
+        end = len(packet) - len(packet) % _NUMBER_BYTES
+        self._told(kind, packet[_NUMBER_BYTES:end].cast("I").tolist(), descriptors)
         return 1
 
     def _hand_over(self, parcel: Parcel) -> int:

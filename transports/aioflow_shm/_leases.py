@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Leases:
-    """What one direction of a connection has mapped, and which of its places are in use.
+    """What one direction of a connection has mapped, what of it was lent, and which of its places are in use.
 
     Args:
         arena: Of a server, whose memory the other side writes in; None: in its own, or what it was lent.

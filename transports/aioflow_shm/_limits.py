@@ -62,7 +62,7 @@ FOREIGN_MAX = 128
 MAPPED_MAX = SEGMENTS_MAX + FOREIGN_MAX
 
 # What one client is lent at most: of the largest frames, rounded up, as many as it keeps memory for.
-LENT_BYTES_MAX = 2 * FRAMES_MIN * FRAME_BYTES_MAX
+LENT_BYTES_MAX = FRAMES_MIN * 2 * FRAME_BYTES_MAX
 
 # Segments take descriptors from the lower half of those that are allowed: the sockets of sessions need the others more.
 SHARE_OF_DESCRIPTORS = 2

@@ -47,7 +47,7 @@ class Segment:
     writable: mmap.mmap | None = None
     memory: Memory | None = None
     is_mapped: bool = False
-    free: list[int] = field(default_factory=list)
+    free: list[int] = field(init=False)
     _unused_since: float = math.inf
     _users: dict[int, int] = field(default_factory=dict)
     _places: dict[int, _Gone] = field(default_factory=dict)

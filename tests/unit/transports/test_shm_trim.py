@@ -169,6 +169,7 @@ async def test_what_somebody_may_still_see_is_lent_to_nobody(
     monkeypatch.setattr(_budget, "RECENT_S", 0)
     async with producers(folder, 2) as (stage, (one, other)):
         await one.fill(1)
+        await other.fill(2, 1)  # so that somebody is left, for whom memory is kept
         seen = inodes(one.kept)
         if how == "forked":
             if (child := os.fork()) == 0:
