@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from aioflow.errors import ConnectFailed, TransportError
 from aioflow.names import address_scheme
+from aioflow.specs import Pieces, WritablePieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -28,19 +29,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FRAME_BYTES_MAX",
+    "AnyFrame",
     "Beats",
     "Connection",
     "Frame",
     "KeyMaker",
     "Listener",
+    "Pieces",
+    "PiecesReceiver",
     "Receiver",
     "Transport",
+    "WritablePieces",
     "find_transport",
     "make_key_pair",
     "use_transport",
+    "whole",
 ]
 
 Frame = bytes | memoryview
+AnyFrame = Frame | Pieces
 
 # Every transport carries messages of 2,049 frames, each of so many bytes: a component of a large batch, of which a
 # process can hold several.
@@ -52,6 +59,11 @@ _ENTRY_POINTS = entry_points(group="aioflow.transports")
 _used: ContextVar[Mapping[str, Transport]] = ContextVar("aioflow_transports", default={})  # noqa: B039 - never changed
 
 
+def whole(frame: AnyFrame) -> Frame:
+    """Return a frame that does not lie in pieces: a copy, if it does."""
+    return frame.joined() if isinstance(frame, Pieces) else frame
+
+
 class Receiver(Protocol):
     """Who is told what arrives on a connection; its methods are plain functions and return quickly."""
 
@@ -61,6 +73,20 @@ class Receiver(Protocol):
 
     def lost(self, error: TransportError) -> None:
         """Learn that the other side went away; nothing arrives after it."""
+        ...
+
+
+class PiecesReceiver(Receiver, Protocol):
+    """A receiver to whom frames that lie in pieces are handed so; others are handed whole ones, which are copies.
+
+    Attributes:
+        takes_pieces: True.
+    """
+
+    takes_pieces: bool
+
+    def received(self, frames: Sequence[AnyFrame]) -> None:
+        """Take one message."""
         ...
 
 
@@ -81,7 +107,7 @@ class Connection(Protocol):
         """
         ...
 
-    def send(self, *messages: Sequence[Frame]) -> None:
+    def send(self, *messages: Sequence[AnyFrame]) -> None:
         """Send messages, in order and without waiting; after a loss they are dropped silently. Views are C-contiguous.
 
         What is sent from within `received` is written together with what else is sent there, soon after; what is sent
@@ -102,6 +128,13 @@ class Connection(Protocol):
 
         It belongs to the caller until the last view of it is gone. What lies in a frame that was sent may not be
         changed any more, as anywhere else.
+        """
+        ...
+
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:
+        """Return pieces to write in, which go as `allocate` says and come back one by one; None where none are better.
+
+        They belong to the caller as long as it refers to them, or to a part of them.
         """
         ...
 

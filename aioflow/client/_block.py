@@ -1,18 +1,23 @@
-"""Single elements gathered in columns as they are written: one copy each, where they are numbers of fixed shapes."""
+"""Single elements gathered in columns as they are written: one copy each, where they are numbers of fixed shapes.
+
+Of a queue which any row may leave first, large rows lie apart, if they can.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aioflow.errors import SpecMismatch
 from aioflow.queues import Segment
-from aioflow.specs import empty, numpy_dtype
+from aioflow.specs import Scattered, empty, no_pieces, numpy_dtype
 
 if TYPE_CHECKING:
     from aioflow.queues import QueueDefinition
-    from aioflow.specs import Allocate, Array, Column
+    from aioflow.specs import Allocate, AllocatePieces, Array, Column
+    from aioflow.transport import WritablePieces
 
 __all__ = ["Block"]
 
@@ -28,6 +33,7 @@ class Block:
         row_bytes: Payload bytes of each row.
         rows_max: How many it can hold.
         allocate: Where they are gathered.
+        allocate_pieces: Where large ones are that lie apart.
 
     Attributes:
         count: Rows in it.
@@ -35,7 +41,14 @@ class Block:
         row_bytes: Payload bytes of each.
     """
 
-    def __init__(self, definition: QueueDefinition, row_bytes: int, rows_max: int, allocate: Allocate) -> None:
+    def __init__(
+        self,
+        definition: QueueDefinition,
+        row_bytes: int,
+        rows_max: int,
+        allocate: Allocate,
+        allocate_pieces: AllocatePieces = no_pieces,
+    ) -> None:
         self.count = 0
         self.room = rows_max
         self.row_bytes = row_bytes
@@ -50,7 +63,9 @@ class Block:
             dtype = numpy_dtype(component.dtype)
             python = float if dtype == np.float64 else _PYTHON_SCALARS.get(dtype.kind, dtype.type)
             self._fits.append((dtype, component.shape or (), () if component.shape else (dtype.type, python)))
-        self._columns: list[Array] = []
+        self._scattered = definition.scattered
+        self._pieces = allocate_pieces
+        self._columns: list[Array | _Apart] = []
 
     @property
     def nbytes(self) -> int:
@@ -116,13 +131,14 @@ class Block:
         first, count = self._first, self.count
         parts = tuple([column[first : first + count] for column in self._columns])
         for part in parts:
-            part.flags.writeable = False
+            if isinstance(part, np.ndarray):
+                part.flags.writeable = False
         self.count = 0
         self._first += count
         self.room -= count
         if not self.room:
             self._renew()
-        return Segment(count, parts, self.row_bytes, parts[0] if self._prioritised else None)
+        return Segment(count, parts, self.row_bytes, parts[0] if self._prioritised else None)  # type: ignore[arg-type]
 
     def make_room(self, rows: int) -> None:
         """Begin anew where there is no room for so many rows: what lies in two pieces is copied together."""
@@ -138,6 +154,35 @@ class Block:
     def _renew(self) -> None:
         self._columns, self._first, self.room = [], 0, self._rows_max
 
-    def _allocate(self) -> list[Array]:
-        self._columns = [empty((self._rows_max, *shape), dtype, self._shared) for dtype, shape, _ in self._fits]  # type: ignore[arg-type]
+    def _allocate(self) -> list[Array | _Apart]:
+        self._columns = [self._allocate_column(i) for i in range(len(self._fits))]
         return self._columns
+
+    def _allocate_column(self, component: int) -> Array | _Apart:
+        dtype, sizes, _ = self._fits[component]
+        shape: tuple[int, ...] = sizes  # type: ignore[assignment]
+        if component in self._scattered:
+            pieces = self._pieces(math.prod(shape) * dtype.itemsize, self._rows_max)
+            if pieces is not None:
+                return _Apart(pieces, shape, dtype)
+        return empty((self._rows_max, *shape), dtype, self._shared)
+
+
+class _Apart:
+    """Stands for the array of a component whose rows lie apart."""
+
+    def __init__(self, pieces: WritablePieces, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._pieces = pieces
+        self._row_shape = row_shape
+        self._dtype = dtype
+
+    def __setitem__(self, index: int | slice, value: Any) -> None:
+        if isinstance(index, slice):
+            for row, each in enumerate(value, index.start):
+                self[row] = each
+        else:
+            self._pieces.piece(index, self._dtype).reshape(self._row_shape)[...] = value
+
+    def __getitem__(self, index: slice) -> Scattered:
+        count = index.stop - index.start
+        return Scattered(self._pieces.part(index.start, count), range(count), self._row_shape, self._dtype)

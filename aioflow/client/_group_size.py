@@ -21,6 +21,8 @@ SMALL_BYTES, LARGE_BYTES = 1 << 20, 8 << 20
 # What a group of whole batches may have: beside what a queue holds some groups are under way, and that is to be little.
 BATCHES_BYTES_MAX = 32 << 20
 SHARE = 24
+# Elements whose size varies lie one behind the other: the more there are of them, the less is empty at the end.
+BLOCK_BYTES = 8 << 20
 
 
 class GroupSize:
@@ -50,6 +52,7 @@ class GroupSize:
         self.nbytes = SMALL_BYTES if batch_bytes is None else batch_bytes
         self.row_bytes = definition.element.nbytes or 0
         self._batch = batch
+        self._bytes_max = definition.bytes_max
         self._rows_most = 0  # of whole batches; none where elements are small
         if batch * self.row_bytes > SMALL_BYTES:
             if batch_bytes is None:
@@ -65,6 +68,11 @@ class GroupSize:
         if self._rows_most:
             return self.rows_max
         return min(self._batch * GROWTH, -(-self.nbytes // max(1, self.row_bytes)))
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes that memory is taken for at once, where the size of elements varies."""
+        return max(self.nbytes, min(BLOCK_BYTES, self._bytes_max // SHARE))
 
     def take_together(self, count: int) -> bool:
         """Learn how many rows consumers take at once; say whether groups have another size now."""

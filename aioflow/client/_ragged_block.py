@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RaggedBlock"]
 
+# Of memory for values one row has at most such a share.
+SHARE = 8
+# Values of so many bytes travel in packets, which copies them.
+COPIED_BYTES_MAX = 64 << 10
+
 
 class RaggedBlock:
     """Rows to come, of a queue of numbers of known ranks, of which at least one varies in size.
@@ -31,7 +36,11 @@ class RaggedBlock:
     """
 
     def __init__(self, definition: QueueDefinition, rows_max: int, bytes_max: int, allocate: Allocate) -> None:
-        """Allocate nothing yet; there will be room for `bytes_max` of each component that varies."""
+        """Allocate nothing yet; the values of a component that varies will be gathered in memory of `bytes_max`.
+
+        Those of rows to come lie behind those of rows that were taken, as in a block, as long as there is room. Rows of
+        which a component has more than an eighth of it are left to others: with them, a part of it would stay empty.
+        """
         element = definition.element
         self.count = 0
         self.room = rows_max
@@ -112,7 +121,19 @@ class RaggedBlock:
 class _Values:
     """The values of one component that varies, row after row."""
 
-    __slots__ = ("_allocate", "_data", "_dtype", "_end", "_known", "_rank", "_room", "_sizes", "component")
+    __slots__ = (
+        "_allocate",
+        "_data",
+        "_dtype",
+        "_end",
+        "_first",
+        "_is_full",
+        "_known",
+        "_rank",
+        "_room",
+        "_sizes",
+        "component",
+    )
 
     def __init__(self, component: int, spec: TensorSpec, bytes_max: int, allocate: Allocate) -> None:
         assert spec.shape is not None, "takes() has said so"
@@ -123,12 +144,13 @@ class _Values:
         self._known = [(i, size) for i, size in enumerate(spec.shape) if size is not None]
         self._room = bytes_max // self._dtype.itemsize
         self._data: Array | None = None
-        self._end = 0
+        self._first = self._end = 0  # of the values that were not taken
+        self._is_full = False  # and the next row goes to other memory
         self._sizes: list[int] = []
 
     @property
     def nbytes(self) -> int:
-        return self._end * self._dtype.itemsize
+        return (self._end - self._first) * self._dtype.itemsize
 
     def add(self, value: Any) -> bool:
         """Copy in an array that has exactly the dtype and shape, if there is room; say whether it was."""
@@ -136,10 +158,17 @@ class _Values:
             return False
         start, data = self._end, self._data
         end = start + value.size
-        if end > self._room or (self._known and any(value.shape[i] != known for i, known in self._known)):
+        if self._known and any(value.shape[i] != known for i, known in self._known):
             return False
-        if data is None:
+        if data is None or end > self._room:
+            if SHARE * value.size > self._room:
+                return False
+            if start > self._first:
+                self._is_full = True
+                return False
             data = self._data = empty((self._room,), self._dtype, self._allocate)
+            start, end = 0, value.size
+            self._first = 0
         data[start:end] = value if self._rank == 1 else value.reshape(-1)
         self._sizes += value.shape
         self._end = end
@@ -153,17 +182,19 @@ class _Values:
             del self._sizes[first:]
 
     def take(self, rows: int) -> Ragged:
-        """Return all rows, and begin anew; few values are copied, so that they do not keep the memory of many."""
+        """Return all rows; few values are copied, so that they do not keep the memory of many. Others follow them."""
         sizes = np.array(self._sizes, np.int64).reshape(rows, self._rank)
-        count, data = self._end, self._data
-        self._sizes, self._end = [], 0
-        if data is None:  # no row has a value
+        self._sizes = []
+        if self._data is None:  # no row has a value
             return Ragged(sizes, np.empty(0, self._dtype))
-        data = data[:count]
-        if 2 * count < self._room:
+        data = self._data[self._first : self._end]
+        if data.nbytes < COPIED_BYTES_MAX:
             data = data.copy()
-        else:
-            self._data = None
+            self._end = self._first
+        self._first = self._end
+        if self._is_full:
+            self._data, self._is_full = None, False
+            self._first = self._end = 0
         for array in (sizes, data):
             array.flags.writeable = False
         return Ragged(sizes, data)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["join_run"]
 
 # A piece of so many bytes is worth a message of its own: it lies where it goes without a copy.
-LARGE_BYTES = 1 << 20
+LARGE_BYTES = 1 << 19
 
 
 def join_run(segments: Sequence[Segment]) -> tuple[Segment, int]:

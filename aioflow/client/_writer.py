@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Writer"]
 
 EXTENDED = 3  # delays for a batch of large elements that is about to be whole: cut in two, it is copied
-
 # What a cancelled or failed exit may take to flush, and again to withdraw what was not accepted.
 EXIT_S = 0.5
 
@@ -78,9 +77,9 @@ class Writer:
         definition = self._ref.definition
         size = self._size = GroupSize(definition, self._batch, self._batch_bytes)
         if (row_bytes := definition.element.nbytes) is not None:
-            self._block = Block(definition, row_bytes, size.block_rows, self._host.allocate)
+            self._block = Block(definition, row_bytes, size.block_rows, self._host.allocate, self._host.allocate_pieces)
         elif RaggedBlock.takes(definition.element):
-            self._block = RaggedBlock(definition, size.block_rows, 2 * size.nbytes, self._host.allocate)
+            self._block = RaggedBlock(definition, size.block_rows, size.block_bytes, self._host.allocate)
         self._is_open = True
         _open.add(self)
         return self
@@ -184,10 +183,11 @@ class Writer:
             if self._block is not None and self._add(self._block, value):
                 return
             segment = self._queue._convert(value, many=False)  # noqa: SLF001
-        is_added = self._block is not None and not many and self._block.add_row(segment.columns)
-        if segment.rows and not is_added:
-            self._end_block()
-            self._segments.append(segment)
+        block = None if many else self._block
+        if segment.rows and not (block and block.add_row(segment.columns)):
+            self._end_block()  # so that its memory may begin anew
+            if not (block and block.add_row(segment.columns)):
+                self._segments.append(segment)
         self._count(segment.rows, segment.nbytes(slice(0, segment.rows)))
 
     def _check_open(self) -> None:
@@ -289,8 +289,8 @@ class Writer:
         self._settle()
         self._end_block()
         self._sent_at = now()
-        rows, nbytes = self._gone_rows + self._rows, self._gone_bytes + self._bytes
-        self._gone_rows, self._gone_bytes = self._size.gone(rows, nbytes)
+        gone = self._gone_rows + self._rows, self._gone_bytes + self._bytes
+        self._gone_rows, self._gone_bytes = self._size.gone(*gone)
         if self._block is not None:
             self._block.make_room(self._size.rows_together(self._gone_rows))
         while self._segments:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aioflow.errors import QueueError, SpecMismatch
-from aioflow.specs import STRING_DTYPES, Ragged, column_row_bytes
+from aioflow.specs import STRING_DTYPES, Ragged, column_row_bytes, pad_column
 from aioflow.transport import FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aioflow.errors import AioflowError
     from aioflow.queues import QueueDefinition, Rows
     from aioflow.specs import Array, Column, Dense, ElementSpec, Index
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame
 
 __all__ = ["check_batch", "check_columns", "check_count", "check_frames", "pad_columns"]
 
@@ -66,16 +66,16 @@ def pad_columns(columns: tuple[Column, ...]) -> tuple[Dense, ...]:
     Raises:
         QueueError: It does.
     """
-    return tuple([_pad(column) if isinstance(column, Ragged) else column for column in columns])
+    return tuple([_pad(column) if isinstance(column, Ragged) else pad_column(column) for column in columns])
 
 
-def check_frames(frames: Sequence[Frame], what: str, error: type[AioflowError]) -> None:
+def check_frames(frames: Sequence[AnyFrame], what: str, error: type[AioflowError]) -> None:
     """Refuse columns that do not fit into a frame each.
 
     Raises:
         AioflowError: Of the given class, beginning with the words that say what it is.
     """
-    longest = max((frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames), default=0)
+    longest = max((len(frame) if isinstance(frame, bytes) else frame.nbytes for frame in frames), default=0)
     _check_bytes(longest, what, error)
 
 

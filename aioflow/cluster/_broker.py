@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aioflow.cluster._messages import Message
     from aioflow.queues import Effect, Ticket
     from aioflow.resources import QueueResource, Resources
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame, Frame
 
 __all__ = ["Broker", "PeerId", "TaskInfo"]
 
@@ -93,7 +93,7 @@ class Broker:
         if is_local:
             self._local.add(peer)
 
-    def receive(self, peer: PeerId, message: Message, frames: Sequence[Frame], now: float) -> None:
+    def receive(self, peer: PeerId, message: Message, frames: Sequence[AnyFrame], now: float) -> None:
         """Handle one message; whatever goes wrong fails that request alone."""
         self._now = self._queues.now = now
         if peer in self._ended:
@@ -143,7 +143,7 @@ class Broker:
             m.EndOwner: self._end_owner,
         }
 
-    def _handle(self, session: Session, peer: PeerId, message: Message, frames: Sequence[Frame]) -> None:
+    def _handle(self, session: Session, peer: PeerId, message: Message, frames: Sequence[AnyFrame]) -> None:
         kind = type(message)
         request: int = 0 if kind in _WITHOUT_ANSWER else getattr(message, "id", 0)
         if request and self._is_known(session, request, kind):
@@ -151,7 +151,7 @@ class Broker:
         try:
             if request and session.requests >= REQUESTS_MAX:
                 raise SessionError(f"this session has {REQUESTS_MAX} requests under way; wait for some")  # noqa: TRY301
-            self._handlers[kind](session, message, frames)
+            self._handlers[kind](session, message, frames)  # type: ignore[arg-type]  # pieces: of a put
         except RemoteProtocolError as error:
             self.refuse(peer, str(error))
         except Exception as error:  # noqa: BLE001 - rule 1: a fault in one request must not end the server

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import math
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import msgpack
 import numpy as np
@@ -39,14 +39,15 @@ from aioflow.cluster._messages import (
 )
 from aioflow.errors import LocalProtocolError, RemoteProtocolError, SpecMismatch
 from aioflow.queues import Kind, QueueDefinition
-from aioflow.specs import DTYPES, STRING_DTYPES, ElementSpec, Ragged, Strings, TensorSpec, numpy_dtype
+from aioflow.specs import DTYPES, STRING_DTYPES, ElementSpec, Ragged, Scattered, Strings, TensorSpec, numpy_dtype
+from aioflow.transport import Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from aioflow.cluster._messages import Message
-    from aioflow.specs import Array, Column
-    from aioflow.transport import Frame
+    from aioflow.specs import Array, Column, Dense
+    from aioflow.transport import AnyFrame, Frame
 
 __all__ = [
     "HEADER_BYTES_MAX",
@@ -75,6 +76,8 @@ def _reader(names: tuple[str, ...]) -> Callable[[Any], Sequence[Any]]:
     return lambda message: [getattr(message, name) for name in names]
 
 
+_F = TypeVar("_F", bound="AnyFrame")
+
 _CODES = {message: code for code, message in MESSAGES.items()}
 _WITH_FRAMES = frozenset({Assign, Put, Rows, RegisterGraph, RunGraph, SendTensor, Tensors})
 _VALUES_OF = {message: _reader(message.__slots__) for message in MESSAGES.values()}
@@ -82,7 +85,7 @@ _VALUES_OF = {message: _reader(message.__slots__) for message in MESSAGES.values
 _TRUSTED = frozenset({Put, Rows, Done, Tensors, Ask, Acknowledge, Promote, Withdraw, Recall, Confirm})
 
 
-def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:
+def encode(message: Message, frames: Sequence[_F] = ()) -> list[bytes | _F]:
     """Return the frames of a message, those of its columns behind the header.
 
     Text that is no Unicode (lone surrogates, as in file names that are not UTF-8) goes as backslash escapes.
@@ -105,8 +108,8 @@ def encode(message: Message, frames: Sequence[Frame] = ()) -> list[Frame]:
     return [header, *frames]
 
 
-def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
-    """Return the message of a list of frames and the frames behind its header.
+def decode(frames: Sequence[_F]) -> tuple[Message, Sequence[_F]]:
+    """Return the message of a list of frames and the frames behind its header, which lie in pieces at most in a `Put`.
 
     Raises:
         RemoteProtocolError: Says what is not allowed.
@@ -115,7 +118,7 @@ def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
     if len(header) > HEADER_BYTES_MAX:
         raise RemoteProtocolError(f"a header of {len(header)} bytes, at most {HEADER_BYTES_MAX} are allowed")
     try:
-        values = msgpack.unpackb(
+        values = msgpack.unpackb(  # pieces are no bytes, which is a TypeError
             header,
             max_str_len=4 * TEXT_CHARS_MAX,
             max_bin_len=0,
@@ -135,6 +138,8 @@ def decode(frames: Sequence[Frame]) -> tuple[Message, Sequence[Frame]]:
     message: Message = kind(*fields)
     if len(frames) > 1 and kind not in _WITH_FRAMES:
         raise RemoteProtocolError(f"{kind.__name__} has no frames behind its header, got {len(frames) - 1}")
+    if kind is not Put and any(isinstance(frame, Pieces) for frame in frames):
+        raise RemoteProtocolError(f"{kind.__name__} has frames in pieces; those are for Put")
     return message, frames[1:]
 
 
@@ -160,20 +165,26 @@ def _described(column: Column) -> list[int | None]:
     return list(column.shape)
 
 
-def encode_columns(columns: Sequence[Column]) -> list[Frame]:
+@overload
+def encode_columns(columns: Sequence[Dense | Ragged]) -> list[Frame]: ...
+@overload
+def encode_columns(columns: Sequence[Column]) -> list[AnyFrame]: ...
+def encode_columns(columns: Sequence[Column]) -> Any:
     """Return the frames of columns; large ones are not copied."""
-    frames: list[Frame] = []
+    frames: list[AnyFrame] = []
     for column in columns:
         if isinstance(column, Strings):
             frames += [_bytes_of(column.lengths), _bytes_of(column.data)]
         elif isinstance(column, Ragged):
             frames += [_bytes_of(column.sizes), _bytes_of(column.data)]
+        elif isinstance(column, Scattered):
+            frames.append(column.pieces)
         else:
             frames.append(_bytes_of(column))
     return frames
 
 
-def decode_columns(described: Sequence[Sequence[Any]], frames: Sequence[Frame]) -> tuple[Column, ...]:
+def decode_columns(described: Sequence[Sequence[Any]], frames: Sequence[AnyFrame]) -> tuple[Column, ...]:
     """Return the columns of frames, as read-only views of them.
 
     Raises:
@@ -186,11 +197,11 @@ def decode_columns(described: Sequence[Sequence[Any]], frames: Sequence[Frame]) 
     return tuple([_decode_column(dtype, tuple(shape), rest) for dtype, shape in described])
 
 
-def _decode_column(dtype: str, described: tuple[int | None, ...], frames: Iterator[Frame]) -> Column:
+def _decode_column(dtype: str, described: tuple[int | None, ...], frames: Iterator[AnyFrame]) -> Column:
     if dtype not in DTYPES:
         raise RemoteProtocolError(f"a column of dtype {dtype!r:.80}; expected one of {sorted(DTYPES)}")
     if None in described:
-        return _ragged(dtype, described, next(frames), next(frames))
+        return _ragged(dtype, described, _in_one(frames), _in_one(frames))
     shape: tuple[int, ...] = described  # type: ignore[assignment]
     # A size of 0 makes any others take no bytes, and NumPy still refuses what it cannot address.
     if not 1 <= len(shape) <= RANK_MAX or math.prod(size or 1 for size in shape) > ELEMENTS_MAX:
@@ -198,8 +209,27 @@ def _decode_column(dtype: str, described: tuple[int | None, ...], frames: Iterat
             f"a column of shape {list(shape)!s:.80}; expected rank 1 to {RANK_MAX} and at most {ELEMENTS_MAX} values"
         )
     if dtype in STRING_DTYPES:
-        return _strings(dtype, next(frames), next(frames), shape)
-    return _numbers(next(frames), dtype, shape)
+        return _strings(dtype, _in_one(frames), _in_one(frames), shape)
+    frame = next(frames)
+    return _scattered(frame, dtype, shape) if isinstance(frame, Pieces) else _numbers(frame, dtype, shape)
+
+
+def _in_one(frames: Iterator[AnyFrame]) -> Frame:
+    frame = next(frames)
+    if isinstance(frame, Pieces):
+        raise RemoteProtocolError("a frame in pieces that is no column of numbers of one shape")
+    return frame
+
+
+def _scattered(frame: Pieces, dtype: str, shape: tuple[int, ...]) -> Scattered:
+    column = Scattered(frame, range(frame.count), shape[1:], numpy_dtype(dtype))
+    if column.shape != shape or column.row_bytes != frame.size:
+        raise RemoteProtocolError(
+            f"{dtype} of shape {list(shape)} in {frame.count} pieces of {frame.size} bytes; expected one for each row"
+        )
+    for row in range(frame.count) if dtype == "bool" else ():
+        _check_bool(frame.piece(row))
+    return column
 
 
 def _ragged(dtype: str, described: tuple[int | None, ...], sizes_frame: Frame, frame: Frame) -> Ragged:
@@ -229,9 +259,14 @@ def _ragged(dtype: str, described: tuple[int | None, ...], sizes_frame: Frame, f
 
 def _numbers(frame: Frame, dtype: str, shape: tuple[int, ...]) -> Array:
     array = _array(frame, numpy_dtype(dtype), shape)
-    if dtype == "bool" and array.size and np.max(array.view(np.uint8)) > 1:
-        raise RemoteProtocolError("a bool that is neither 0 nor 1")
+    if dtype == "bool" and array.size:
+        _check_bool(array.view(np.uint8))
     return array
+
+
+def _check_bool(values: Array) -> None:
+    if np.max(values) > 1:
+        raise RemoteProtocolError("a bool that is neither 0 nor 1")
 
 
 def _array(frame: Frame, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:

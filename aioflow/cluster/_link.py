@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from aioflow.cluster._events import Event
     from aioflow.cluster._peer import Peer
     from aioflow.runtime import SessionConfig
-    from aioflow.transport import Beats, Connection, Frame
+    from aioflow.transport import Beats, Connection, Frame, WritablePieces
 
 __all__ = ["Link"]
 
@@ -155,6 +155,10 @@ class Link:
     def allocate(self, nbytes: int) -> memoryview | None:
         """Return memory that the other side sees as well; None where there is none, or no connection."""
         return None if self._connection is None else self._connection.allocate(nbytes)
+
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:
+        """Return pieces that the other side sees as well; None where there are none, or no connection."""
+        return None if self._connection is None else self._connection.allocate_pieces(size, count)
 
     def check(self) -> bool:
         """Whether the server has been heard lately; if not, connect again: what it had sent is its own again."""

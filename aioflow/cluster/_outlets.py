@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioflow.resources import QueueKey, QueueRef
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame
 
 __all__ = ["Outlets", "Request"]
 
@@ -25,7 +25,7 @@ class Request:
     id: int
     kind: type[Any]
     ref: QueueRef | None
-    encoded: list[Frame]
+    encoded: list[AnyFrame]
     nbytes: int
     number: int = 0
     is_held: bool = False

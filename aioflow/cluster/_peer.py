@@ -20,7 +20,7 @@ import itertools
 from collections import deque
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._admission import pad_columns
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from aioflow.cluster._events import Event
     from aioflow.cluster._messages import Message
     from aioflow.resources import QueueRef
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame, Frame
 
 __all__ = ["Peer"]
 
@@ -46,6 +46,8 @@ CONFIRM_EVERY, CONFIRM_BYTES = 64, 1 << 16
 
 
 Answer = m.Done | m.Rows | m.Found | m.Statistics | m.Tensors | m.Withdrawn | m.Error
+
+_Make: TypeAlias = "Callable[[int, int], Message]"
 
 
 class Peer:
@@ -67,7 +69,7 @@ class Peer:
         self._said_bye = False
         self._numbers: dict[QueueRef, int] = {}
         self._next_number = itertools.count(1)
-        self._defines: dict[int, list[Frame]] = {}  # by number: those not known to have arrived
+        self._defines: dict[int, Sequence[AnyFrame]] = {}  # by number: those not known to have arrived
         self._requests: dict[int, Request] = {}
         self._outlets = Outlets()
         self._acks: deque[tuple[int, int, int]] = deque()  # the last id before it, its get, the rows
@@ -77,10 +79,10 @@ class Peer:
         self._producers: dict[tuple[QueueRef, str], float] = {}
         self._late_ack: tuple[int, int] | None = None  # not encoded yet: the next of the same get replaces it
         self._taken: tuple[int, int] | None = None  # not acknowledged yet: a get, and how many of its rows
-        self._frames: list[list[Frame]] = []
+        self._frames: list[Sequence[AnyFrame]] = []
         self._events: list[Event] = []
 
-    def take_messages(self) -> list[list[Frame]]:
+    def take_messages(self) -> list[Sequence[AnyFrame]]:
         """Return what is to be sent on the present connection, in order."""
         self._flush_ack()
         frames, self._frames = self._frames, []
@@ -110,7 +112,7 @@ class Peer:
 
     # Calls
 
-    def request(self, ref: QueueRef | None, make: Callable[[int, int], Message], frames: Sequence[Frame] = ()) -> int:
+    def request(self, ref: QueueRef | None, make: _Make, frames: Sequence[AnyFrame] = ()) -> int:
         """Issue a request made of a new id and the number of a queue; return the id.
 
         Raises:
@@ -122,9 +124,7 @@ class Peer:
             raise self._queue_reset(ref)
         return self._issue(ref, make, frames).id
 
-    def _issue(
-        self, ref: QueueRef | None, make: Callable[[int, int], Message], frames: Sequence[Frame] = ()
-    ) -> Request:
+    def _issue(self, ref: QueueRef | None, make: _Make, frames: Sequence[AnyFrame] = ()) -> Request:
         number = self._number(ref) if ref is not None else 0
         message = make(self._last_id + 1, number)
         encoded = encode(message, frames)
@@ -212,7 +212,7 @@ class Peer:
         if self._is_open:
             self._push(encode(message))
 
-    def _push(self, encoded: list[Frame]) -> None:
+    def _push(self, encoded: Sequence[AnyFrame]) -> None:
         self._flush_ack()
         self._frames.append(encoded)
 
@@ -359,7 +359,7 @@ class Peer:
             self._last_id = request.id = self._last_id + 1
             message, _ = decode(request.encoded)
             assert isinstance(message, m.Get | m.Ask)
-            request.encoded = encode(replace(message, id=request.id))
+            request.encoded = [*encode(replace(message, id=request.id))]
         self._events.append(Voided(old, request.id))
 
     def _lose_steps(self) -> None:

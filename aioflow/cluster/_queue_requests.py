@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aioflow.cluster._sessions import Session
     from aioflow.cluster._tickets import Tickets
     from aioflow.resources import QueueResource, Resources
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame, Frame
 
 __all__ = ["QueueRequests"]
 
@@ -56,7 +56,7 @@ class QueueRequests:
             raise RemoteProtocolError(f"queue number {message.queue} is in use, or one of over {QUEUES_MAX}")
         session.refs[message.queue] = QueueRef(key, unpack_definition(message.definition))
 
-    def put(self, session: Session, message: m.Put, frames: Sequence[Frame]) -> None:
+    def put(self, session: Session, message: m.Put, frames: Sequence[AnyFrame]) -> None:
         """Enqueue."""
         queue = self._attach(session, message.queue, puts=True)
         columns = decode_columns(message.columns, frames)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import numpy as np
 
 from aioflow.cluster import _messages as m
 from aioflow.cluster._admission import check_frames
@@ -21,6 +22,7 @@ from aioflow.cluster._receipts import Receipts, open_receipts
 from aioflow.cluster._remote_call import RemoteCall
 from aioflow.errors import ConnectionLost, SessionClosed, SpecMismatch
 from aioflow.runtime import Waiter, Withdrawn
+from aioflow.specs import Scattered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from aioflow.queues import Segment
     from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, VariableRef
     from aioflow.runtime import Request, SessionConfig
-    from aioflow.specs import Dense, TensorSpec
-    from aioflow.transport import Frame
+    from aioflow.specs import Column, Dense, TensorSpec
+    from aioflow.transport import AnyFrame, WritablePieces
 
 __all__ = ["RemoteHost"]
 
@@ -120,6 +122,10 @@ class RemoteHost:
         """Return memory that the server sees as well, if there is any."""
         return self._link.allocate(nbytes)
 
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:
+        """Return pieces that the server sees as well, if there are any."""
+        return self._link.allocate_pieces(size, count)
+
     def put(self, ref: QueueRef, segment: Segment) -> RemoteCall:
         """Enqueue the rows of a segment.
 
@@ -127,10 +133,19 @@ class RemoteHost:
             SpecMismatch: A column is longer than what travels in one frame; nothing was sent.
         """
         dtypes = [component.dtype for component in ref.definition.element.components]
-        described = describe_columns(segment.columns, dtypes)
-        frames = encode_columns(segment.columns)
+        columns = self._scatter(segment, ref.definition.scattered)
+        described = describe_columns(columns, dtypes)
+        frames = encode_columns(columns)
         check_frames(frames, f"queue {ref.key.name!r}: {segment.columns[0].shape[0]} rows at once", SpecMismatch)
         return self.request(ref, lambda request, queue: m.Put(request, queue, described), frames)
+
+    def _scatter(self, segment: Segment, components: Sequence[int]) -> tuple[Column, ...]:
+        """Return columns of which some have their rows apart, where there is memory for it."""
+        columns = list(segment.columns)
+        for i in components if segment.rows > 1 else ():
+            if isinstance(column := columns[i], np.ndarray):
+                columns[i] = Scattered.of(column, self.allocate_pieces) or column
+        return tuple(columns)
 
     def get(self, ref: QueueRef, count: int, *, up_to: bool) -> RemoteCall:
         """Dequeue rows."""
@@ -286,7 +301,7 @@ class RemoteHost:
         self,
         ref: QueueRef | None,
         make: _Make,
-        frames: Sequence[Frame] = (),
+        frames: Sequence[AnyFrame] = (),
         *,
         get: bool = False,
         gives_up: bool = False,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from aioflow.errors import LostProducer, TransportError
     from aioflow.keys import KeyPath
-    from aioflow.transport import Connection, Frame, Listener
+    from aioflow.transport import AnyFrame, Connection, Listener
 
 __all__ = ["Server"]
 
@@ -190,7 +190,7 @@ class Server:
         self._broker.accept(peer, is_local=connection.is_local)
         return _Receiver(self, peer)
 
-    def received(self, peer: PeerId, frames: list[Frame]) -> None:
+    def received(self, peer: PeerId, frames: Sequence[AnyFrame]) -> None:
         """Handle one message of a peer."""
         time = now()
         try:
@@ -267,11 +267,13 @@ def _make_page(session: str) -> ReceiptsPage | None:
 class _Receiver:
     """Ties the messages of one connection to its number."""
 
+    takes_pieces = True
+
     def __init__(self, server: Server, peer: PeerId) -> None:
         self._server = server
         self._peer = peer
 
-    def received(self, frames: list[Frame]) -> None:
+    def received(self, frames: Sequence[AnyFrame]) -> None:
         self._server.received(self._peer, frames)
 
     def lost(self, error: TransportError) -> None:  # noqa: ARG002 - the broker has its own words

@@ -10,7 +10,9 @@ from aioflow.cluster._admission import check_batch, check_frames
 from aioflow.cluster._answers import pack_error
 from aioflow.cluster._codec import describe_columns, encode, encode_columns
 from aioflow.errors import QueueError
-from aioflow.queues import Completed, Failed, gather
+from aioflow.queues import Completed, Failed, Segment, gather
+from aioflow.specs import Strings
+from aioflow.transport import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -155,10 +157,14 @@ class Tickets:
             check_batch(effect.rows, element)
             columns = gather(effect.rows, element, partial(self._allocate, session.peer))
             described = describe_columns(columns, [component.dtype for component in element.components])
-            frames = encode_columns(columns)
+            frames = [*map(whole, encode_columns(columns))]
             check_frames(frames, f"a batch of {effect.rows.count} elements", QueueError)  # of strings, known only now
             self.answer(session, request, m.Rows(request, described), frames)
             call = session.delivered[request] = session.waiting.pop(request)
             call.rows = effect.rows.count
+            # Rows that were copied are kept once; strings are not what they were, as they are padded.
+            if len(effect.rows.parts) > 1 and not any(isinstance(column, Strings) for column in columns):
+                prioritised = queue.definition.kind == "PriorityQueue"
+                queue.machine.move(effect.ticket, Segment.of(columns, prioritised=prioritised))
         elif session.peer is not None:
             self._messages.append((session.peer, encode(m.Recall(request))))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aioflow.specs import STRING_DTYPES, Strings, empty, join_columns, no_memory, numpy_dtype, take_rows
+from aioflow.specs import STRING_DTYPES, Scattered, Strings, empty, join_columns, no_memory, numpy_dtype, take_rows
 
 if TYPE_CHECKING:
     from aioflow.queues._segments import Rows
@@ -35,17 +35,24 @@ def gather(rows: Rows, element: ElementSpec, allocate: Allocate = no_memory) -> 
 
 def _gather_component(rows: Rows, component: int, spec: TensorSpec, allocate: Allocate) -> Column:
     if len(rows.parts) == 1 and isinstance(rows.parts[0].index, slice):
-        return take_rows(rows.parts[0].segment.columns[component], rows.parts[0].index)
+        column = rows.parts[0].segment.columns[component]
+        if not isinstance(column, Scattered):
+            return take_rows(column, rows.parts[0].index)
     if spec.dtype in STRING_DTYPES:
         return _gather_strings(rows, component, spec)
     columns = [part.segment.columns[component] for part in rows.parts]
-    arrays = [column for column in columns if isinstance(column, np.ndarray)]
+    arrays = [column for column in columns if isinstance(column, (np.ndarray, Scattered))]
     shapes = {array.shape[1:] for array in arrays}
     if len(arrays) < len(columns) or len(shapes) > 1:
         return _in_order(rows, [take_rows(part.segment.columns[component], part.index) for part in rows.parts])
     gathered = empty((rows.count, *(shapes.pop() if shapes else _none(spec))), numpy_dtype(spec.dtype), allocate)
     is_small = gathered.nbytes < ROW_BYTES_ALONE * rows.count
     for part, array in zip(rows.parts, arrays, strict=True):
+        if isinstance(array, Scattered):
+            flat = gathered.reshape(rows.count, -1)
+            for place, row in zip(np.arange(rows.count)[part.places].tolist(), array.values(part.index), strict=True):
+                flat[place] = row
+            continue
         if is_small or isinstance(part.index, slice):
             gathered[part.places] = array[part.index]
             continue

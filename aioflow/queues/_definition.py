@@ -25,6 +25,9 @@ NUMBER_MAX = 2**63 - 1
 # Large enough for a few hundred image batches, small enough that a dozen forgotten queues fit into one host.
 CAPACITY_BYTES_DEFAULT = 256 * 1000 * 1000
 
+# Of smaller rows, what is left of a put is copied in less time than it takes to give each back.
+SCATTERED_BYTES = 16 << 10
+
 
 @dataclass(frozen=True, slots=True)
 class QueueDefinition:
@@ -75,6 +78,16 @@ class QueueDefinition:
     def bytes_max(self) -> int:
         """The capacity in bytes, the default included."""
         return CAPACITY_BYTES_DEFAULT if self.capacity_bytes is None else self.capacity_bytes
+
+    @property
+    def scattered(self) -> tuple[int, ...]:
+        """The components whose rows are to lie apart, if they can: large ones, where any row may leave first.
+
+        Together, the rows of a put keep its memory until the last of them has left.
+        """
+        if self.kind != "RandomShuffleQueue":
+            return ()
+        return tuple([i for i, part in enumerate(self.element.components) if (part.nbytes or 0) >= SCATTERED_BYTES])
 
     def check_reserve(self, elements: int, cause: str) -> None:
         """Refuse what needs more elements at once than the bytes can ever hold; one element may always enter.

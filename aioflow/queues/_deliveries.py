@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aioflow.queues._segments import Rows
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioflow.queues._effects import Ticket
-    from aioflow.queues._segments import Rows
+    from aioflow.queues._segments import Segment
 
 __all__ = ["Deliveries", "Delivery"]
 
@@ -41,6 +43,19 @@ class Delivery:
         """Their payload bytes."""
         return self.rows.nbytes - self.bytes_before(max(self.own, self.acknowledged))
 
+    def release(self) -> None:
+        """Let go of the memory of the rows, where it is not shared with others."""
+        for part in self.rows.parts:
+            part.segment.release(part.index)
+
+    def move(self, segment: Segment) -> None:
+        """Have the rows in another segment from now on, in order; let go of where they were."""
+        moved = Rows()
+        for part in self.rows.parts:
+            moved.add(segment, part.places, part.numbers, part.places)
+        self.release()
+        self.rows = moved
+
     def bytes_before(self, row: int) -> int:
         """Payload bytes of the first `row` rows; added up once, for what is handed over row by row."""
         if not row or row == self.rows.count:
@@ -69,10 +84,6 @@ class Deliveries:
     def __bool__(self) -> bool:
         return bool(self._open)
 
-    def find(self, ticket: Ticket) -> Delivery | None:
-        """Return one; None if it has ended."""
-        return self._open.get(ticket)
-
     def add(self, ticket: Ticket, rows: Rows, own: int) -> None:
         """Open one, of whose rows so many, from the beginning, did not go ahead."""
         delivery = self._open[ticket] = Delivery(rows, own)
@@ -80,8 +91,11 @@ class Deliveries:
         self.ahead += delivery.ahead
         self.ahead_bytes += delivery.ahead_bytes
 
-    def acknowledge(self, ticket: Ticket, rows: int | None = None) -> int:
-        """Take out the first `rows` rows of one, or all; return how many of them were still in."""
+    def acknowledge(self, ticket: Ticket, rows: int | None = None, *, releases: bool = True) -> int:
+        """Take out the first `rows` rows of one, or all; return how many of them were still in.
+
+        When all of them are out, their memory is let go of.
+        """
         delivery = self._open.get(ticket)
         if delivery is None:
             return 0
@@ -90,6 +104,8 @@ class Deliveries:
             after = max(before, rows)
         else:
             del self._open[ticket]
+            if releases:
+                delivery.release()
         delivery.acknowledged = after
         self.count -= after - before
         first = max(before, delivery.own)
@@ -98,13 +114,18 @@ class Deliveries:
             self.ahead_bytes -= delivery.bytes_before(after) - delivery.bytes_before(first)
         return after - before
 
+    def move(self, ticket: Ticket, segment: Segment) -> None:
+        """Have the rows of one in another segment from now on."""
+        if (delivery := self._open.get(ticket)) is not None:
+            delivery.move(segment)
+
     def end(self, ticket: Ticket) -> Rows | None:
         """Take one out and return what was not acknowledged of it; None if it has ended before."""
         delivery = self._open.get(ticket)
         if delivery is None:
             return None
         done = delivery.acknowledged
-        self.acknowledge(ticket)
+        self.acknowledge(ticket, releases=False)
         return delivery.rows.after(done) if done else delivery.rows
 
     def forgo(self, ticket: Ticket) -> bool:

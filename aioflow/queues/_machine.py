@@ -193,12 +193,15 @@ class QueueMachine:
 
         A number that is not above an earlier one changes nothing. The rest can still be acknowledged, or restored.
         """
-        ahead = self._delivered.ahead
-        count = self._delivered.acknowledge(ticket, rows)
+        ahead, count = self._delivered.ahead, self._delivered.acknowledge(ticket, rows)
         self._dequeued += count
         # It makes room only where it was ahead; but who waited for it to come back has to learn that it does not.
         if count and (self._delivered.ahead < ahead or self._closed or self._puts):
             self._flush()
+
+    def move(self, ticket: Ticket, segment: Segment) -> None:
+        """Take note that what a completed get took lies in a segment of its own now, in order."""
+        self._delivered.move(ticket, segment)
 
     def forgo(self, ticket: Ticket) -> None:
         """Give others the room of what went ahead to who was lost; it may still be acknowledged or restored."""
@@ -207,8 +210,7 @@ class QueueMachine:
 
     def restore(self, ticket: Ticket) -> None:
         """Put back what a completed get took and was not handed over, into its old place."""
-        rows = self._delivered.end(ticket)
-        if rows is not None:
+        if (rows := self._delivered.end(ticket)) is not None:
             # A waiting get holds younger elements; it takes again, so that its batch is in order.
             for get in itertools.islice(self._gets.values(), 1):
                 self._return_partial(get)
@@ -260,9 +262,8 @@ class QueueMachine:
         if stop <= put.row:
             return False
         count = segment.rows_within(put.row, stop, self.definition.bytes_max - self._held_bytes)
-        if count < 1 and not len(self):
-            count = 1  # one element larger than the capacity may enter an empty queue
-        if count < 1:
+        count = count or int(not len(self))  # one element larger than the capacity may enter an empty queue
+        if not count:
             return False
         self._order.push(segment, put.row, put.row + count, self._next_number)
         self._size_bytes += segment.nbytes(slice(put.row, put.row + count))

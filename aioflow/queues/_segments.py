@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aioflow.specs import column_row_bytes, take_rows
+from aioflow.specs import Scattered, column_row_bytes, take_rows
 
 if TYPE_CHECKING:
     from aioflow.specs import Array, Column, Index
@@ -57,8 +57,22 @@ class Segment:
             return int(self._before[index.stop] - self._before[index.start])
         return int(self.row_bytes[index].sum())
 
+    def kept_nbytes(self, index: Index) -> int:
+        """Payload bytes of rows that an index selects, without those that are let go of one by one."""
+        apart = sum([column.row_bytes for column in self.columns if isinstance(column, Scattered)])
+        if not apart:
+            return self.nbytes(index)
+        rows = index.stop - index.start if isinstance(index, slice) else len(index)
+        return self.nbytes(index) - rows * apart
+
+    def release(self, index: Index) -> None:
+        """Let go of rows that nobody reads any more, where they lie apart; the others go with the segment."""
+        for column in self.columns:
+            if isinstance(column, Scattered):
+                column.release(index)
+
     def select(self, index: Array) -> Segment:
-        """Return a segment of some of the rows, in memory of its own."""
+        """Return a segment of some of the rows, in memory of its own, unless they lie apart."""
         columns = tuple(take_rows(column, index) for column in self.columns)
         return Segment(len(index), columns, self.bytes_of(index))
 

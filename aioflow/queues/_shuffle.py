@@ -169,8 +169,8 @@ class CopiedShuffleOrder(_Bag):
 class ShuffleOrder(_Bag):
     """Where rows lie: their segments, by slots, and their places in these, and their numbers of acceptance.
 
-    One row that is left keeps the memory of its whole segment, so the emptiest are copied down to their rows when all
-    hold more than twice what is in.
+    One row that is left keeps the memory of its whole segment, unless rows lie apart: so the emptiest are copied down
+    to their rows when all hold more than twice what is in.
     """
 
     def __init__(self, rng: Generator) -> None:
@@ -212,7 +212,7 @@ class ShuffleOrder(_Bag):
             else:
                 rows.add(self._segments[slot], indices[places], numbers[places], places)
             self._release(slot, len(places))
-        self._row_bytes -= rows.nbytes
+        self._row_bytes -= sum([part.segment.kept_nbytes(part.index) for part in rows.parts])
         self._compact()
         return rows
 
@@ -221,7 +221,7 @@ class ShuffleOrder(_Bag):
         if not self._live[slot]:
             segment = self._segments.pop(slot)
             del self._live[slot], self._slot_of[segment]
-            self._segment_bytes -= segment.nbytes(slice(0, segment.rows))
+            self._segment_bytes -= segment.kept_nbytes(slice(0, segment.rows))
 
     def _compact(self) -> None:
         """Copy the rows that are left out of their segments, while those hold too much beside.
@@ -240,7 +240,7 @@ class ShuffleOrder(_Bag):
                 break
             segment = self._segments[slot]
             chosen.append(slot)
-            held -= segment.nbytes(slice(0, segment.rows)) * (1 - self._live[slot] / segment.rows)
+            held -= segment.kept_nbytes(slice(0, segment.rows)) * (1 - self._live[slot] / segment.rows)
         slots, indices, _ = self._arrays
         rows = np.flatnonzero(np.isin(slots[: self._count], chosen))
         by_slot = rows[np.argsort(slots[rows], kind="stable")]
@@ -252,7 +252,7 @@ class ShuffleOrder(_Bag):
             del self._slot_of[whole]
             self._slot_of[part] = slot
             indices[places] = np.arange(len(places))
-            self._segment_bytes += part.nbytes(slice(0, part.rows)) - whole.nbytes(slice(0, whole.rows))
+            self._segment_bytes += part.kept_nbytes(slice(0, part.rows)) - whole.kept_nbytes(slice(0, whole.rows))
 
     def _add(self, segment: Segment, indices: Array, numbers: Array) -> None:
         slot = self._slot_of.get(segment, self._next_slot)
@@ -262,6 +262,6 @@ class ShuffleOrder(_Bag):
             self._segments[slot] = segment
             self._slot_of[segment] = slot
             self._live[slot] = 0
-            self._segment_bytes += segment.nbytes(slice(0, segment.rows))
+            self._segment_bytes += segment.kept_nbytes(slice(0, segment.rows))
         self._live[slot] += len(indices)
-        self._row_bytes += segment.nbytes(indices)
+        self._row_bytes += segment.kept_nbytes(indices)

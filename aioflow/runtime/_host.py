@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aioflow.resources import Assignment, LostProducer, QueueKey, QueueRef, ServerStats, VariableKey, VariableRef
     from aioflow.runtime._waiter import Waiter
     from aioflow.specs import Column, Dense
+    from aioflow.transport import WritablePieces
 
 __all__ = [
     "Call",
@@ -168,6 +169,10 @@ class Host(Protocol):
 
     def allocate(self, nbytes: int) -> memoryview | None:
         """Return memory to write rows in that are put soon after; None where none is better than any other."""
+        ...
+
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:
+        """Return memory for large rows of which any may leave first; None where none is better than any other."""
         ...
 
     def put(self, ref: QueueRef, segment: Segment) -> Call:

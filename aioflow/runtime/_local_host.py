@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from aioflow.runtime._host import Request
     from aioflow.specs import Dense
+    from aioflow.transport import WritablePieces
 
 __all__ = ["Dispatch", "LocalHost"]
 
@@ -184,6 +185,10 @@ class LocalHost:
         return True
 
     def allocate(self, nbytes: int) -> memoryview | None:  # noqa: ARG002 - nothing is sent
+        """None: rows stay where they are."""
+        return None
+
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:  # noqa: ARG002 - as above
         """None: rows stay where they are."""
         return None
 

@@ -1,8 +1,8 @@
 """Columns: one component of many rows, stored as one block.
 
 Numbers are a NumPy array with the rows in front or, where rows differ in shape, their sizes and one block of values
-(`Ragged`). Strings are their lengths and one block of UTF-8 or raw bytes, so that a server can hold and pass them on
-without decoding any.
+(`Ragged`); large rows of one shape may lie apart (`Scattered`). Strings are their lengths and one block of UTF-8 or raw
+bytes, so that a server can hold and pass them on without decoding any.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from aioflow.specs._ragged import Array, Index, Ragged
+from aioflow.specs._scattered import Scattered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aioflow.specs._pieces import WritablePieces
+
 __all__ = [
     "Allocate",
+    "AllocatePieces",
     "Column",
     "Dense",
     "Strings",
@@ -28,6 +32,7 @@ __all__ = [
     "empty",
     "join_columns",
     "no_memory",
+    "no_pieces",
     "pad_column",
     "take_rows",
 ]
@@ -36,9 +41,11 @@ __all__ = [
 RANK_MAX = 63
 
 Dense: TypeAlias = "Array | Strings"
-Column: TypeAlias = "Dense | Ragged"
+Column: TypeAlias = "Dense | Ragged | Scattered"
 # Returns memory of so many bytes that goes to where it is sent without a copy, if there is any.
 Allocate: TypeAlias = Callable[[int], memoryview | None]
+# The same in pieces, given the size of each and how many there are to be.
+AllocatePieces: TypeAlias = "Callable[[int, int], WritablePieces | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,10 @@ def no_memory(_: int) -> None:
     """Have memory from nowhere in particular."""
 
 
+def no_pieces(_size: int, _count: int) -> None:
+    """Have no rows lie apart."""
+
+
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], allocate: Allocate) -> Array:
     """Return an array that is not filled yet, in memory that was allocated for it, or any where there is none."""
     memory = allocate(math.prod(shape) * dtype.itemsize)
@@ -131,7 +142,11 @@ def join_columns(columns: Sequence[Column]) -> Column:
         return Strings(
             np.concatenate([column.lengths for column in strings]), np.concatenate([column.data for column in strings])
         )
-    numbers = [column for column in columns if not isinstance(column, Strings)]
+    numbers = [
+        column.joined() if isinstance(column, Scattered) else column
+        for column in columns
+        if not isinstance(column, Strings)
+    ]
     arrays = [column for column in numbers if isinstance(column, np.ndarray)]
     if len(arrays) < len(numbers) or len({array.shape[1:] for array in arrays}) > 1:
         return Ragged.join(numbers)
@@ -146,5 +161,7 @@ def column_row_bytes(column: Column) -> int | Array:
 
 
 def pad_column(column: Column) -> Dense:
-    """Return a column whose rows have one shape: that of the largest in each dimension."""
+    """Return a column whose rows lie together and have one shape: that of the largest in each dimension."""
+    if isinstance(column, Scattered):
+        return column.joined()
     return column.pad(column.shape) if isinstance(column, Ragged) else column

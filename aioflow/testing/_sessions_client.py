@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioflow.resources import QueueRef
     from aioflow.testing._network import SimulatedNetwork
     from aioflow.testing._sessions_history import History
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame
 
 __all__ = ["WEIGHTS", "Action", "SimulatedClient"]
 
@@ -222,7 +222,7 @@ class SimulatedClient:
         if self._gives_back:
             self.link.close()
 
-    def _request(self, call: Call, make: Callable[[int, int], Message], frames: Sequence[Frame] = ()) -> bool:
+    def _request(self, call: Call, make: Callable[[int, int], Message], frames: Sequence[AnyFrame] = ()) -> bool:
         owes = call.ref in self._owed
         try:
             call.id = self.link.peer.request(call.ref, make, frames)

@@ -20,6 +20,7 @@ from aioflow.cluster._peer import Peer
 from aioflow.errors import ConnectionLost, SessionClosed
 from aioflow.resources import Resources
 from aioflow.testing._machine_suite import check_invariants
+from aioflow.transport import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +198,7 @@ class SimulatedLink:
         """Send what the peer has to say, and tell what has happened."""
         if self._end is not None:
             for frames in self.peer.take_messages():
-                self._end.send(frames)
+                self._end.send([*map(whole, frames)])
         for event in self.peer.take_events():
             match event:
                 case Welcomed():

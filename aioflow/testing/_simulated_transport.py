@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aioflow.testing._network import SimulatedNetwork
     from aioflow.testing._network_ends import SimulatedEnd, SimulatedNode
-    from aioflow.transport import Connection, Frame, Receiver
+    from aioflow.transport import AnyFrame, Connection, Frame, Receiver, WritablePieces
 
 __all__ = ["SimulatedTransport", "on_node"]
 
@@ -68,7 +68,7 @@ class SimulatedConnection:
         """False: it is as a connection between hosts."""
         return False
 
-    def send(self, *messages: Sequence[Frame]) -> None:
+    def send(self, *messages: Sequence[AnyFrame]) -> None:
         """Send messages; after a loss or a close they are dropped.
 
         Raises:
@@ -78,6 +78,10 @@ class SimulatedConnection:
             if not frames:
                 raise LocalProtocolError(f"a message to {self._peer} has no frame; send at least one")
             self.end.send([bytes(frame) for frame in frames])
+
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:  # noqa: ARG002 - as said
+        """None: nothing is copied."""
+        return None
 
     def allocate(self, nbytes: int) -> memoryview | None:  # noqa: ARG002 - as said
         """None: nothing is copied."""

@@ -283,6 +283,13 @@ async def allocated_memory_is_sent_as_it_was_written(make_transport: MakeTranspo
             sent.append(tuple(len(frame) * value for frame in frames if frame))
             await near.wait_messages(len(sent) - 1)
             assert bytes(memory) == size * value
+            pieces = far.connection.allocate_pieces(5_000, 1 + size // 5_000)
+            if pieces is not None:
+                for number in range(pieces.count):
+                    pieces.piece(number)[:] = (number + len(sent)) % 256
+                sent.append((b"pieces", bytes(pieces), bytes(pieces.part(0, 1))))
+                far.connection.send([b"pieces", pieces, pieces.part(0, 1)])
+                await near.wait_messages(len(sent) - 1)
         assert near.messages == sent[1:]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aioflow.client import _ragged_block
 from aioflow.client._block import Block
 from aioflow.client._ragged_block import RaggedBlock
 from aioflow.errors import SpecMismatch
@@ -156,3 +158,71 @@ def test_values_of_a_ragged_block_are_its_own() -> None:
     assert values.sizes.tolist() == [[3, 2], [1, 3]]
     assert values.data.tolist() == [0, 3, 1, 4, 2, 5, 0, 0, 0]
     assert np.asarray(numbers).tolist() == [7, 8]
+
+
+ROOM, COPIED = 4096, 100
+
+
+@given(st.lists(st.tuples(st.integers(0, 700), st.booleans()), max_size=300))
+def test_values_lie_one_behind_the_other(rows: list[tuple[int, bool]]) -> None:
+    """Whatever is taken in between: memory is left with an eighth of it empty at most, and what was taken stays."""
+    allocated: list[memoryview] = []
+
+    def allocate(nbytes: int) -> memoryview:
+        allocated.append(memoryview(bytearray(nbytes)))
+        return allocated[-1]
+
+    element = ElementSpec((TensorSpec("uint8", (None,)),))
+    block = RaggedBlock(QueueDefinition("PaddingFIFOQueue", element, 10), 1000, ROOM, allocate)
+    taken: list[Ragged] = []
+    alone: list[int] = []
+    written: list[int] = []
+
+    def take() -> None:
+        if block.count:
+            column = block.take().columns[0]
+            assert isinstance(column, Ragged)
+            taken.append(column)
+
+    with patch.object(_ragged_block, "COPIED_BYTES_MAX", COPIED):
+        for number, (size, flushes) in enumerate(rows):
+            value = np.full(size, number % 251, np.uint8)
+            if not block.add((value,)):
+                take()  # as a writer does
+                if not block.add((value,)):
+                    assert size > ROOM // _ragged_block.SHARE
+                    alone.append(number)
+                    continue
+            written.append(number)
+            if flushes:
+                take()
+        take()
+    came = [values for column in taken for values in np.split(column.data, np.cumsum(column.sizes[:, 0])[:-1])]
+    assert [len(values) for values in came] == [rows[number][0] for number in written]
+    assert all((values == number % 251).all() for values, number in zip(came, written, strict=True))
+    left = sum(map(len, came))
+    assert len(allocated) <= 1 + left // (ROOM - ROOM // _ragged_block.SHARE - COPIED)
+    for column in taken:
+        assert column.data.nbytes < COPIED or any(np.shares_memory(column.data, memory) for memory in allocated)
+
+
+def test_rows_that_have_no_room_begin_other_memory() -> None:
+    """Also where those before them were few and are copied: else each row were alone, in the last bytes of the old."""
+    allocated: list[int] = []
+
+    def allocate(nbytes: int) -> None:
+        allocated.append(nbytes)
+
+    element = ElementSpec((TensorSpec("uint8", (None,)),))
+    block = RaggedBlock(QueueDefinition("PaddingFIFOQueue", element, 10), 1000, 1000, allocate)
+    with patch.object(_ragged_block, "COPIED_BYTES_MAX", COPIED):
+        for size in (100,) * 9 + (30,):
+            assert block.add((np.ones(size, np.uint8),))
+        assert block.take().rows == 10
+        assert block.add((np.ones(50, np.uint8),))
+        assert not block.add((np.ones(60, np.uint8),))
+        assert block.take().rows == 1
+        assert block.add((np.ones(60, np.uint8),))
+        assert block.add((np.ones(60, np.uint8),))
+        assert block.take().rows == 2
+    assert allocated == [1000, 1000]

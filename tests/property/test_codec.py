@@ -28,7 +28,7 @@ from aioflow.cluster._codec import (
     unpack_definition,
 )
 from aioflow.errors import LocalProtocolError, RemoteProtocolError
-from aioflow.specs import DTYPES, STRING_DTYPES, Ragged, Strings, numpy_dtype
+from aioflow.specs import DTYPES, STRING_DTYPES, Ragged, Scattered, Strings, numpy_dtype
 from aioflow.testing._strategies import queue_definitions, transfers
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from aioflow.cluster._fields import Rule
     from aioflow.cluster._messages import Message
     from aioflow.specs import Column
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame, Frame
 
 MESSAGES = list(m.MESSAGES.values())
 
@@ -139,7 +139,7 @@ def test_columns_come_back(listed: list[tuple[str, Column]], offset: int) -> Non
     """Every dtype, shape and string, from frames of bytes or of memory at any address, read-only and aligned."""
     dtypes, sent = [dtype for dtype, _ in listed], [column for _, column in listed]
     described, frames = describe_columns(sent, dtypes), encode_columns(sent)
-    for form in (frames, [bytes(frame) for frame in frames], [_misaligned(frame, offset) for frame in frames]):
+    for form in (frames, [bytes(frame) for frame in frames], [_misaligned(bytes(frame), offset) for frame in frames]):
         message, rest = decode(encode(m.Rows(1, described), form))
         assert isinstance(message, m.Rows)
         received = decode_columns(message.columns, rest)
@@ -159,6 +159,7 @@ def test_columns_come_back(listed: list[tuple[str, Column]], offset: int) -> Non
 def _arrays(column: Column) -> list[np.ndarray[Any, Any]]:
     if isinstance(column, np.ndarray):
         return [column]
+    assert not isinstance(column, Scattered)
     return [column.lengths if isinstance(column, Strings) else column.sizes, column.data]
 
 
@@ -232,7 +233,7 @@ def _receive(frames: Sequence[Frame]) -> bool:
 
 def _samples() -> list[list[bytes]]:
     """One message of each kind, and puts and rows of every dtype."""
-    by_hand: list[list[Frame]] = [
+    by_hand: list[Sequence[AnyFrame]] = [
         encode(m.Hello(m.PROTOCOL_VERSION, "secret")),
         encode(m.Define(1, "", "q", private=False, definition=_DEFINITION)),
         encode(m.Statistics(1, "q", "FIFOQueue", -1, list(range(9)), is_closed=False, producers=["a"], container="")),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from aioflow.cluster._events import Event
     from aioflow.queues import Kind, QueueMachine, QueueStats
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame, Frame
 
 SEEDS, SEEDS_EACH = (50_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 300), 100
 STEPS = 200
@@ -91,7 +91,7 @@ class Client:
         self.number = number
         self.connection = 0
         self.peer = Peer(f"secret {number}", "here")
-        self.up: deque[list[Frame]] = deque()
+        self.up: deque[Sequence[AnyFrame]] = deque()
         self.down: deque[list[Frame]] = deque()
         self.requests: dict[int, Request] = {}
         self.delivered: dict[int, Request] = {}

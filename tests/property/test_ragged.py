@@ -133,7 +133,9 @@ def test_a_column_travels(drawn: tuple[str, list[Any]], offset: int) -> None:
         column = take_rows(whole, slice(start, None))
         described = describe_columns([column], [dtype])
         assert described == [[dtype, [max(0, len(rows) - start), *[None] * whole.sizes.shape[1]]]]
-        frames = [memoryview(bytearray(offset) + bytearray(frame))[offset:] for frame in encode_columns([column])]
+        frames = [
+            memoryview(bytearray(offset) + bytearray(frame))[offset:] for frame in map(bytes, encode_columns([column]))
+        ]
         [came] = decode_columns(described, frames)
         assert isinstance(came, Ragged)
         assert same(came, rows[start:])

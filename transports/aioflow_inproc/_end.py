@@ -9,11 +9,12 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from aioflow.errors import ConnectionLost, LocalProtocolError
+from aioflow.transport import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioflow.transport import Connection, Frame, Receiver
+    from aioflow.transport import AnyFrame, Connection, Frame, Receiver, WritablePieces
 
 # After so many messages the event loop gets a turn: a burst for one end must not keep the others waiting.
 MESSAGES_PER_TURN = 64
@@ -60,7 +61,7 @@ class End:
         """Whether nothing is handed over any more."""
         return self._finished.is_set()
 
-    def send(self, *messages: Sequence[Frame]) -> None:
+    def send(self, *messages: Sequence[AnyFrame]) -> None:
         """Put messages in the other end's inbox; after a loss or a close they are dropped.
 
         Raises:
@@ -70,7 +71,11 @@ class End:
             if not frames:
                 raise LocalProtocolError(f"a message to {self._peer} has no frame; send at least one")
             if not self._closing and self._other is not None and not self._other.finished:
-                self._other._arrive([_kept(frame) for frame in frames])  # noqa: SLF001
+                self._other._arrive([_kept(whole(frame)) for frame in frames])  # noqa: SLF001
+
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:  # noqa: ARG002 - all memory is shared here
+        """None: frames are handed over as they are."""
+        return None
 
     def allocate(self, nbytes: int) -> memoryview | None:  # noqa: ARG002 - all memory is shared here
         """None: frames are handed over as they are."""
@@ -137,7 +142,7 @@ class End:
         return self._other is None or self._other._closing or self._other.finished  # noqa: SLF001
 
 
-def _kept(frame: Frame) -> Frame:
+def _kept(frame: bytes | memoryview) -> Frame:
     """Return a frame whose content the sender cannot change through the object that it sent."""
     if isinstance(frame, bytes):
         return frame

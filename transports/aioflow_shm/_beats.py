@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioflow.errors import ConnectFailed
+from aioflow.transport import whole
 from aioflow_shm._client import is_greeted, open_socket
 from aioflow_shm._forks import close_here, current_generation
 from aioflow_shm._limits import BEATS_AGAIN_S, BEATS_UNANSWERED_MAX, PACKET_BYTES_MAX
@@ -107,7 +108,8 @@ class ShmBeats:
                 due = now + self._every_s
                 self._number += 1
                 frames = self._make(self._number)  # it takes the place of one that could not be sent
-                self._unsent = b"".join(pack([(frames, measure(frames, self._address))], (), (), lambda *_: None)[0])
+                parts, _ = pack([(frames, measure(frames, self._address))], (), (), (), lambda *_: None)
+                self._unsent = b"".join(parts)
             if self._socket is None and now >= again:
                 again = now + BEATS_AGAIN_S
                 self._connect()
@@ -168,14 +170,14 @@ class ShmBeats:
             if not packet or packet[0] != PARCEL:
                 self._disconnect()
                 return
-            messages = unpack(memoryview(packet), _no_memory, is_kept=False).messages
+            messages = unpack(memoryview(packet), _no_memory, _no_memory, is_kept=False).messages
         except BlockingIOError:
             return
         except (OSError, ConnectFailed, MalformedError):
             self._disconnect()
             return
         for message in messages:
-            self._answered(message)
+            self._answered([*map(whole, message)])
 
     def _answered(self, frames: list[Frame]) -> None:
         try:
@@ -185,5 +187,5 @@ class ShmBeats:
         self._answered_at = max(self._answered_at, self._sent.pop(number, 0.0))
 
 
-def _no_memory(segment: int, start: int, size: int, lease: int) -> Frame:
-    raise MalformedError(f"a frame in memory, of which there is none: {segment}, {start}, {size}, {lease}")
+def _no_memory(*reference: int) -> Frame:
+    raise MalformedError(f"a frame in memory, of which there is none: {reference}")

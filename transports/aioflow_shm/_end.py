@@ -6,12 +6,13 @@ import array
 import os
 from functools import partial
 from socket import MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_TRUNC, SCM_RIGHTS, SO_SNDBUF, SOL_SOCKET
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import numpy as np
 
 from aioflow.errors import ConnectionLost, TransportError
+from aioflow.transport import whole
 from aioflow.watch import watch
 from aioflow_shm._forks import check_generation, close_here, close_in_children, current_generation
 from aioflow_shm._leases import Leases
@@ -40,9 +41,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from aioflow.transport import Connection, Frame, Receiver
+    from aioflow.transport import AnyFrame, Connection, Receiver, WritablePieces
     from aioflow_shm._budget import Budget
     from aioflow_shm._segments import Segments
+
+_T = TypeVar("_T")
 
 _NUMBER_BYTES = 4
 _ANCILLARY_BYTES = 24  # one descriptor
@@ -110,6 +113,7 @@ class End:
         self._turns = turns
         self._segments = segments
         self._receiver = receiver
+        self._takes_pieces: bool = getattr(receiver, "takes_pieces", False)
         self._attach = attach
         self._is_greeted = receiver is not None  # a client has read the greeting before it is connected
         self._generation = current_generation()
@@ -137,7 +141,7 @@ class End:
         """True: the end of the connection proves that the other process has ended or let go of it."""
         return True
 
-    def send(self, *messages: Sequence[Frame]) -> None:
+    def send(self, *messages: Sequence[AnyFrame]) -> None:
         """Send messages without waiting, together where they are small; after a loss or a close they are dropped.
 
         A peer for which more than `OUTBOX_MESSAGES_MAX` messages wait is cut off, and its loss told.
@@ -170,9 +174,16 @@ class End:
 
     def allocate(self, nbytes: int) -> memoryview | None:
         """Return memory that the other side sees, or None where there is none left, or so little is better copied."""
+        return self._offer(partial(self._segments.allocate, nbytes))
+
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:
+        """Return pieces that the other side sees, or None where `allocate` would."""
+        return self._offer(partial(self._segments.allocate_pieces, size, count))
+
+    def _offer(self, allocate: Callable[[], _T | None]) -> _T | None:
         if not self._is_open or self._loss is not None or self._generation != current_generation():
             return None
-        memory = self._segments.allocate(nbytes)
+        memory = allocate()
         if self._segments.made or self._segments.wanted:  # so that it is there by the time that something is sent
             self._outbox.tell_of_segments()
             self.flush()
@@ -286,8 +297,8 @@ class End:
             self._long_at += len(packet)
             if self._long_at < len(self._long):
                 return 1
-            whole, self._long = self._long.toreadonly(), None
-            return self._hand_over(unpack(whole, self._leases.view, is_kept=True))
+            parcel, self._long = self._long.toreadonly(), None
+            return self._hand_over(unpack(parcel, self._leases.view, self._leases.view_pieces, is_kept=True))
         if not self._is_greeted:
             if bytes(packet) != GREETING:
                 raise MalformedError("something else than the greeting of this version")
@@ -297,12 +308,14 @@ class End:
         if len(packet) < _NUMBER_BYTES * VALUES.get(kind, PACKET_BYTES_MAX):
             raise MalformedError(f"a packet of {len(packet)} bytes of kind {kind}")
         if kind == PARCEL:
-            return self._hand_over(unpack(packet, self._leases.view, is_kept=False))
+            return self._hand_over(unpack(packet, self._leases.view, self._leases.view_pieces, is_kept=False))
         end = len(packet) - len(packet) % _NUMBER_BYTES
         self._told(kind, packet[_NUMBER_BYTES:end].cast("I").tolist(), descriptors)
         return 1
 
     def _hand_over(self, parcel: Parcel) -> int:
+        for lease, numbers in parcel.released:
+            self._segments.end_pieces(lease, numbers)
         for lease in parcel.ended:
             self._segments.end_lease(lease, is_kept=False)
         for lease in parcel.kept:
@@ -310,10 +323,11 @@ class End:
         messages = parcel.messages
         if messages and self._attach is not None and self._receiver is None:
             self._receiver = self._attach(self)
+            self._takes_pieces = getattr(self._receiver, "takes_pieces", False)
         if self._receiver is not None:
             for message in messages:
                 if self._is_open:  # until a receiver closes or aborts
-                    self._receiver.received(message)
+                    self._receiver.received(message if self._takes_pieces else [*map(whole, message)])  # type: ignore[arg-type]
         return len(messages)
 
     def _told(self, kind: int, values: list[int], descriptors: list[int]) -> None:

@@ -11,9 +11,10 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from aioflow_shm._forks import current_generation, fork_count
-from aioflow_shm._limits import ACTIVE_S, CLIENT_BYTES, LENT_BYTES_MAX, MAPPED_MAX
+from aioflow_shm._limits import ACTIVE_S, CLIENT_BYTES, FRAME_BYTES_MAX, LENT_BYTES_MAX, MAPPED_MAX
 from aioflow_shm._memory import Memory
 from aioflow_shm._parcels import MalformedError
+from aioflow_shm._pieces import ReceivedPieces
 from aioflow_shm._views import Lease, View
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ class Leases:
         self._lent: set[int] = set()  # those that are the arena's
         self._leases: dict[int, Lease] = {}
         self._ended: deque[Lease] = deque()
+        self._released: dict[int, list[int]] = {}  # pieces of leases that have not ended
         self._sent_at = -math.inf
 
     @property
     def has_ended(self) -> bool:
         """Whether there is something to take."""
-        return bool(self._ended)
+        return bool(self._ended or self._released)
 
     @property
     def has_any(self) -> bool:
@@ -126,6 +128,37 @@ class Leases:
         view.lease = self._leases[lease] = Lease(view, self._end, lease)
         return view.data
 
+    def view_pieces(self, size: int, lease: int, *references: int) -> ReceivedPieces:
+        """Return pieces of one size, given where they are: the segment of each, and where it begins there.
+
+        Raises:
+            MalformedError: There is no such place, or the lease is in use.
+        """
+        numbers, starts = references[::2], references[1::2]
+        memories = {number: self._segments.get(number) for number in set(numbers)}
+        ends = {number: 0 if memory is None else memory.size - size for number, memory in memories.items()}
+        if not numbers or not size or lease in self._leases or None in memories.values():
+            raise MalformedError(f"{len(numbers)} pieces of {size} bytes, of which some are not there")
+        if any(start > ends[number] for number, start in zip(numbers, starts, strict=True)):
+            raise MalformedError(f"pieces of {size} bytes beyond the end of their segments")
+        if len(starts) * size > FRAME_BYTES_MAX:
+            raise MalformedError(f"{len(starts)} pieces of {size} bytes, which is more than a frame has")
+        self._sent_at = monotonic()
+        received = ReceivedPieces(size, [memories[number] for number in numbers], starts, self._released)
+        received.lease = self._leases[lease] = Lease(received, self._end, lease)
+        return received
+
+    def take_released(self) -> list[int]:
+        """Return what has been let go of since the last call: for each lease its number, how many pieces, and which."""
+        taken: list[int] = []
+        forks = fork_count()
+        while self._released:
+            number, pieces = self._released.popitem()
+            lease = self._leases.get(number)
+            if lease is not None and lease.forks == forks:  # else all of it is told when it ends
+                taken += (number, len(pieces), *pieces)
+        return taken
+
     def take_ended(self) -> tuple[list[int], list[int]]:
         """Return the leases that have ended since the last call: whose memory may be used again, and whose may not."""
         ended: list[int] = []
@@ -137,7 +170,8 @@ class Leases:
                 ended.append(lease.number)
             else:  # a child that was forked meanwhile still sees the memory
                 kept.append(lease.number)
-                lease.memory.is_kept = True
+                for memory in lease.memories:
+                    memory.is_kept = True
         return ended, kept
 
     def close(self) -> None:
@@ -146,14 +180,17 @@ class Leases:
         self._lent.clear()
         self._leases.clear()
         self._ended.clear()
+        self._released.clear()
 
     def _used(self) -> set[Memory]:
         """Return the memory in which there are views that are in use."""
         views = [lease() for lease in tuple(self._leases.values())]
-        return {view.memory for view in views if view is not None}
+        return {memory for view in views if view is not None for memory in view.memories}
 
     def _end(self, lease: Lease) -> None:
         """Note an end, in whatever thread: of these calls none can be interrupted."""
         if lease.generation == current_generation() and self._leases.pop(lease.number, None) is not None:
-            lease.memory.used_at = monotonic()
+            now = monotonic()
+            for memory in lease.memories:
+                memory.used_at = now
             self._ended.append(lease)

@@ -29,6 +29,9 @@ ALIGN_BYTES = 64
 # way back.
 MEMORY_FROM = 64 << 10
 
+# The same for a piece of a frame: it comes back in a message with others.
+PIECE_FROM = 4 << 10
+
 # The memory of one connection and direction that is kept for frames: what a queue holds by default, and a bit.
 # However large frames are, it is that of so many: one is written, one is read, and others wait in a queue.
 MEMORY_BYTES = 320 << 20
@@ -48,8 +51,10 @@ ACTIVE_S = 0.1
 CLIENT_BYTES = 20_000_000
 LEAVE_S = 0.05
 
-# A segment has places of one size, and is as large as this if that is more than one.
+# A segment has places of one size, and is as large as this if that is more than one. The first is smaller, as there may
+# be no other frame of about that size, and each next one larger by as much.
 SEGMENT_BYTES = 4 << 20
+FIRST_BYTES = 1 << 20
 
 # From this size on, that of a writer's groups by default, sizes of frames are rounded up by less.
 LARGE_BYTES = 1 << 20

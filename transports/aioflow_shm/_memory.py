@@ -6,7 +6,7 @@ import fcntl
 import mmap
 import os
 import resource
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from aioflow_shm._limits import FRAME_BYTES_MAX, SHARE_OF_DESCRIPTORS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+BYTES = np.dtype(np.uint8)
 
 # A segment has room for the largest frame, rounded up.
 MEMORY_BYTES_MAX = 2 * FRAME_BYTES_MAX
@@ -66,10 +68,10 @@ class Memory:
         if self._readable is None:
             self._readable = mmap.mmap(self.fd, self.size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
 
-    def array(self, start: int, size: int) -> NDArray[np.uint8]:
+    def array(self, start: int, size: int, dtype: np.dtype[Any] = BYTES) -> NDArray[Any]:
         """Return some of it, to be read."""
         assert self._readable is not None, "it was not mapped"
-        return np.frombuffer(self._readable, np.uint8, size, start)
+        return np.frombuffer(self._readable, dtype, size // dtype.itemsize, start)
 
 
 def make_memory(size: int) -> Memory:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator, Sequence
 
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame, Frame
     from aioflow_shm._leases import Leases
     from aioflow_shm._memory import Memory
     from aioflow_shm._segments import Segments
@@ -45,8 +45,9 @@ class Outbox:
         self._socket = peer
         self._segments = segments
         self._leases = leases
-        self._loose: deque[tuple[Sequence[Frame], Sequence[int], int]] = deque()
+        self._loose: deque[tuple[Sequence[AnyFrame], Sequence[int], int]] = deque()
         self._loose_bytes = 0
+        self._is_waiting = False  # the first of them, for memory
         self._said: deque[_Packet] = deque()
         self._long: Iterator[_Packet] | None = None  # the rest of a parcel that is too long for one packet
         self._packet: _Packet | None = None  # the one that is to be written next
@@ -69,7 +70,7 @@ class Outbox:
         """Whether there is a parcel that hardly gets fuller."""
         return self._loose_bytes >= PARCEL_BYTES_MAX
 
-    def add(self, frames: Sequence[Frame], sizes: Sequence[int]) -> None:
+    def add(self, frames: Sequence[AnyFrame], sizes: Sequence[int]) -> None:
         """Add a message, given with what `measure` says of it."""
         size = sum(sizes) + _NUMBER_BYTES * (1 + len(sizes))
         self._loose.append((frames, sizes, size))
@@ -100,6 +101,7 @@ class Outbox:
         """Drop everything."""
         self._loose.clear()
         self._loose_bytes = 0
+        self._is_waiting = False  # the first of them, for memory
         self._said.clear()
         self._long = None
         self._packet = None
@@ -133,14 +135,17 @@ class Outbox:
 
     def _seal(self) -> None:
         """Make a parcel of the first messages, and of the ends of leases."""
-        messages: list[tuple[Sequence[Frame], Sequence[int]]] = []
+        messages: list[tuple[Sequence[AnyFrame], Sequence[int]]] = []
         sealed_bytes = 0
         while self._loose and len(messages) < PARCEL_MESSAGES_MAX:
             frames, sizes, size = self._loose[0]
             if messages and sealed_bytes + size > PARCEL_BYTES_MAX:
                 break
-            if size >= MEMORY_FROM and self.may_wait and self._segments.are_awaited(frames, sizes):
-                break
+            if size >= MEMORY_FROM and self.may_wait:
+                # Once: what one frame gets may be taken from another that has to wait for it.
+                self._is_waiting = self._segments.are_awaited(frames, sizes, asks=not self._is_waiting)
+                if self._is_waiting:
+                    break
             self._loose.popleft()
             messages.append((frames, sizes))
             sealed_bytes += size
@@ -149,9 +154,11 @@ class Outbox:
             self._pack(messages)
         self.tell_of_segments()
 
-    def _pack(self, messages: list[tuple[Sequence[Frame], Sequence[int]]]) -> None:
-        ended, kept = self._leases.take_ended() if self._leases.has_ended else ((), ())
-        parts, size = pack(messages, ended, kept, self._segments.put)
+    def _pack(self, messages: list[tuple[Sequence[AnyFrame], Sequence[int]]]) -> None:
+        leases = self._leases
+        released = leases.take_released()
+        ended, kept = leases.take_ended() if leases.has_ended else ((), ())
+        parts, size = pack(messages, released, ended, kept, self._segments.put)
         if size <= PACKET_BYTES_MAX:
             self._packet = ((b"".join(parts),), None)
         else:
@@ -164,7 +171,7 @@ class Outbox:
         if segments.made:
             for number, memory in segments.made:
                 self._said.append(((numbers(SEGMENT, number, memory.size),), memory))
-            segments.made = []
+            segments.made.clear()
         if segments.wanted:
             for number, size in segments.wanted:
                 self.say(numbers(WANT, number, size))

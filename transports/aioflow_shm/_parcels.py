@@ -1,8 +1,11 @@
 """Messages on the wire. A packet is numbers of 32 bits, little-endian, and for a parcel what follows them.
 
-    PARCEL, t, r, d, k, then t + r + d + k numbers and bytes   messages, and places that are given back:
-        t numbers: for each message how many frames, and for each frame its size, or IN_MEMORY
-        r numbers: for each frame in memory its segment, where it begins, its size, and the number of its lease
+    PARCEL, t, r, p, d, k, then t + r + p + d + k numbers and bytes   messages, and places that are given back:
+        t numbers: for each message how many frames, and for each frame its size, or IN_MEMORY, or IN_PIECES
+        r numbers: for each frame in memory its segment, where it begins, its size, and the number of its lease; for
+            each in pieces how many these are, their size, the number of its lease, and of each piece its segment and
+            where it begins
+        p numbers: for each lease of which pieces are given back its number, how many these are, and which
         d numbers: leases that have ended
         k numbers: leases that have ended, and whose memory is not to be used again
         the other frames, those of `OWN_FRAME_BYTES` and more at multiples of `ALIGN_BYTES` from the parcel's beginning
@@ -27,31 +30,35 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioflow.errors import LocalProtocolError
+from aioflow.transport import Pieces, whole
 from aioflow_shm._limits import ALIGN_BYTES, FRAME_BYTES_MAX, FRAMES_MAX, OWN_FRAME_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame, Frame
 
-GREETING = b"aioflow shm 4"
+GREETING = b"aioflow shm 5"
 PARCEL, LONG, SEGMENT, MAPPED, WANT, LENT, REFUSED, DROPPED, RECALL, RECALLED = range(1, 11)
 
 # How many numbers a packet of each kind has at least.
-VALUES = dict(zip(range(1, 11), (5, 3, 3, 2, 3, 2, 2, 2, 1, 1), strict=True))
+VALUES = dict(zip(range(1, 11), (6, 3, 3, 2, 3, 2, 2, 2, 1, 1), strict=True))
 
 IN_MEMORY = (1 << 32) - 1
+IN_PIECES = IN_MEMORY - 1
 PARCEL_BYTES_LIMIT = (FRAMES_MAX + 1) * FRAME_BYTES_MAX  # of a parcel that is long; it holds one message
 
 _NUMBER_BYTES = 4
-_HEAD = struct.Struct("<5I")
+_HEAD = struct.Struct("<6I")
 _REFERENCE = 4
+_PIECES_HEAD = 3
 # Heads of few frames are packed by what is made once.
 _LAYOUTS = tuple(struct.Struct(f"<{length}I") for length in range(64))
 _PADDING = bytes(ALIGN_BYTES)
 
-# Segment, where the frame begins, its size, and the number of its lease.
-Reference = tuple[int, int, int, int]
+# Of a frame in memory its segment, where it begins, its size, and the number of its lease; of one in pieces how many,
+# the size of each, the number of the lease, and of each its segment and where it begins.
+Reference = tuple[int, ...]
 
 
 class MalformedError(Exception):
@@ -64,16 +71,18 @@ class Parcel:
 
     Attributes:
         messages: In order.
+        released: Leases, and pieces of them that may be used again.
         ended: Leases whose memory may be used again.
         kept: Leases that have ended, and whose memory may not.
     """
 
-    messages: list[list[Frame]]
+    messages: list[list[AnyFrame]]
+    released: list[tuple[int, tuple[int, ...]]]
     ended: tuple[int, ...]
     kept: tuple[int, ...]
 
 
-def measure(frames: Sequence[Frame], peer: str) -> list[int]:
+def measure(frames: Sequence[AnyFrame], peer: str) -> list[int]:
     """Return the sizes of a message's frames.
 
     Raises:
@@ -95,15 +104,17 @@ def numbers(*values: int) -> bytes:
 
 
 def pack(
-    messages: Sequence[tuple[Sequence[Frame], Sequence[int]]],
+    messages: Sequence[tuple[Sequence[AnyFrame], Sequence[int]]],
+    released: Sequence[int],
     ended: Sequence[int],
     kept: Sequence[int],
-    place: Callable[[Frame, int], Reference | None],
+    place: Callable[[AnyFrame, int], Reference | None],
 ) -> tuple[list[Frame], int]:
     """Return the parts of a parcel, to be written one after the other, and how many bytes they have.
 
     Args:
         messages: Each given with what `measure` says of it.
+        released: For each lease of which pieces may be used again its number, how many these are, and which.
         ended: Leases whose memory may be used again.
         kept: Leases that have ended, and whose memory may not.
         place: Puts a frame of some size into memory, if it belongs and fits there.
@@ -117,15 +128,16 @@ def pack(
         for frame, size in zip(frames, sizes, strict=True):
             if size >= OWN_FRAME_BYTES:
                 if (reference := place(frame, size)) is not None:
-                    table.append(IN_MEMORY)
+                    table.append(IN_PIECES if isinstance(frame, Pieces) else IN_MEMORY)
                     references += reference
                     continue
                 largest = size
             table.append(size)
             if size:  # a view with a zero in its shape cannot be joined
-                inline.append(frame)
+                inline.append(whole(frame))
                 inline_bytes += size
-    values = (PARCEL, len(table), len(references), len(ended), len(kept), *table, *references, *ended, *kept)
+    lengths = map(len, (table, references, released, ended, kept))
+    values = (PARCEL, *lengths, *table, *references, *released, *ended, *kept)
     parts: list[Frame] = [_layout(len(values)).pack(*values)]
     size = _NUMBER_BYTES * len(values) + inline_bytes
     if not largest:
@@ -146,12 +158,15 @@ def _align(parts: list[Frame], inline: Sequence[Frame]) -> tuple[list[Frame], in
     return parts, at
 
 
-def unpack(packet: memoryview, view: Callable[[int, int, int, int], Frame], *, is_kept: bool) -> Parcel:
+def unpack(
+    packet: memoryview, view: Callable[..., Frame], view_pieces: Callable[..., AnyFrame], *, is_kept: bool
+) -> Parcel:
     """Return what came as one. Nothing in it is believed: no memory is taken for what has not come.
 
     Args:
         packet: The parcel.
-        view: Returns the view of a frame in memory; raises MalformedError where there is none.
+        view: Returns the frame of a reference; raises MalformedError where there is none.
+        view_pieces: The same for one in pieces.
         is_kept: Whether the packet's own memory may be handed over; otherwise everything is copied.
 
     Raises:
@@ -159,14 +174,14 @@ def unpack(packet: memoryview, view: Callable[[int, int, int, int], Frame], *, i
     """
     if len(packet) < _HEAD.size:
         raise MalformedError(f"a parcel of {len(packet)} bytes")
-    _, tables, references, ended, kept = _HEAD.unpack_from(packet)
-    count = tables + references + ended + kept
+    _, tables, references, released, ended, kept = _HEAD.unpack_from(packet)
+    count = tables + references + released + ended + kept
     start = _HEAD.size + _NUMBER_BYTES * count
     if start > len(packet):
         raise MalformedError(f"a parcel of {count} numbers in {len(packet)} bytes")
     values = _layout(count).unpack_from(packet, _HEAD.size)
     places = iter(values[tables : tables + references])
-    messages: list[list[Frame]] = []
+    messages: list[list[AnyFrame]] = []
     at = 0
     while at < tables:
         frames = values[at]
@@ -174,13 +189,16 @@ def unpack(packet: memoryview, view: Callable[[int, int, int, int], Frame], *, i
         at += 1 + frames
         if not 0 < frames == len(sizes) <= FRAMES_MAX:
             raise MalformedError(f"message {len(messages)} with {frames} frames")
-        message: list[Frame] = []
+        message: list[AnyFrame] = []
         for size in sizes:
             if size < OWN_FRAME_BYTES:
                 message.append(bytes(packet[start : start + size]))  # of what is missing nothing, which is told below
                 start += size
             elif size == IN_MEMORY:
-                message.append(_in_memory(places, view))
+                message.append(view(*_take(places, _REFERENCE)))
+            elif size == IN_PIECES:
+                pieces, *reference = _take(places, _PIECES_HEAD)
+                message.append(view_pieces(*reference, *_take(places, 2 * pieces)))
             else:
                 start += -start % ALIGN_BYTES
                 frame = packet[start : start + size]
@@ -189,15 +207,26 @@ def unpack(packet: memoryview, view: Callable[[int, int, int, int], Frame], *, i
         messages.append(message)
     if start != len(packet) or next(places, None) is not None:
         raise MalformedError(f"{len(messages)} messages that are not all that came, or of which some is missing")
-    return Parcel(messages, values[tables + references : count - kept], values[count - kept :])
+    at = tables + references
+    given_back = _read_released(values[at : at + released]) if released else []
+    return Parcel(messages, given_back, values[at + released : count - kept], values[count - kept :])
 
 
-def _in_memory(places: Iterator[int], view: Callable[[int, int, int, int], Frame]) -> Frame:
-    """Return the view of the next frame in memory."""
-    reference = (*islice(places, _REFERENCE),)
-    if len(reference) != _REFERENCE:
+def _take(numbers: Iterator[int], count: int) -> tuple[int, ...]:
+    """Return the next numbers of what frames in memory have."""
+    taken = (*islice(numbers, count),)
+    if len(taken) != count:
         raise MalformedError("frames in memory are missing")
-    return view(*reference)
+    return taken
+
+
+def _read_released(values: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
+    released: list[tuple[int, tuple[int, ...]]] = []
+    numbers = iter(values)
+    for lease in numbers:
+        [count] = _take(numbers, 1)
+        released.append((lease, _take(numbers, count)))
+    return released
 
 
 def _layout(length: int) -> struct.Struct:

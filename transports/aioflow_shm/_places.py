@@ -6,7 +6,6 @@ A place is in use while an array of it is left on this side, or a frame of it is
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
@@ -14,8 +13,11 @@ from weakref import ref
 
 import numpy as np
 
+from aioflow_shm._memory import BYTES
+
 if TYPE_CHECKING:
     import mmap
+    from collections import deque
     from collections.abc import Callable
 
     from numpy.typing import NDArray
@@ -35,6 +37,7 @@ class Segment:
         number: Its name on the wire.
         place_bytes: The size of a place.
         size: Its bytes.
+        gone: Where it is noted that no array of a place is left, with the place; it is to be given back then.
         writable: All of it; None until a server has lent it.
         memory: The same, of a server's own.
         is_mapped: Whether both sides have mapped it.
@@ -44,6 +47,7 @@ class Segment:
     number: int
     place_bytes: int
     size: int
+    gone: deque[tuple[Segment, int]]
     writable: mmap.mmap | None = None
     memory: Memory | None = None
     is_mapped: bool = False
@@ -51,7 +55,6 @@ class Segment:
     _unused_since: float = math.inf
     _users: dict[int, int] = field(default_factory=dict)
     _places: dict[int, _Gone] = field(default_factory=dict)
-    _gone: deque[int] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         """Have all places free."""
@@ -65,7 +68,6 @@ class Segment:
     @property
     def is_unused(self) -> bool:
         """Whether no place is in use, and both sides have mapped it."""
-        self.collect()
         return self.is_mapped and not self._users
 
     @property
@@ -86,10 +88,10 @@ class Segment:
         self._places[start] = _Gone(place, self._note_gone, start)
         return place
 
-    def array(self, start: int, size: int) -> NDArray[np.uint8]:
+    def array(self, start: int, size: int, dtype: np.dtype[Any] = BYTES) -> NDArray[Any]:
         """Return some of it, to be written."""
         assert self.writable is not None, "it was taken before it was lent"
-        return np.frombuffer(self.writable, np.uint8, size, start)
+        return np.frombuffer(self.writable, dtype, size // dtype.itemsize, start)
 
     @property
     def is_writable(self) -> bool:
@@ -110,15 +112,10 @@ class Segment:
             self.free.append(start)
             self._unused_since = monotonic()
 
-    def collect(self, *, poison: bool = False) -> None:
-        """Take back the places of which no array is left."""
-        while self._gone:
-            self.give_back(self._gone.popleft(), poison=poison)
-
     def _note_gone(self, gone: _Gone) -> None:
         """Note it, in whatever thread: of these calls none can be interrupted."""
         if self._places.pop(gone.start, None) is not None:
-            self._gone.append(gone.start)
+            self.gone.append((self, gone.start))
 
 
 class Place(np.ndarray[tuple[int], np.dtype[np.uint8]]):

@@ -5,61 +5,49 @@ mapped it. Places come back with the other side's word that its last view is gon
 back is used first, as it is warm. A segment none of whose places is in use makes room for one of another size, and is
 given back when the server shares too much and it stays unused.
 
-What has come through a connection and is sent on, as a server does with a batch, is not copied: the other side is told
-of the memory in which it lies. Its place goes back when the last view on that side is gone too.
+What has come through a connection and is sent on, as a server does with a batch, is not copied (`_passing`).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, deque
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING
-from weakref import ref
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
+from aioflow.transport import Pieces
 from aioflow_shm._limits import (
-    FOREIGN_MAX,
+    FIRST_BYTES,
     FRAMES_MIN,
     LARGE_BYTES,
     MEMORY_FROM,
+    PIECE_FROM,
+    RECENT_S,
     SEGMENT_BYTES,
     SEGMENTS_MAX,
+    SHARED_BYTES,
 )
 from aioflow_shm._memory import map_to_write
+from aioflow_shm._passing import Passing
+from aioflow_shm._pieces import PlacedPieces, PlacesGone
 from aioflow_shm._places import Place, Segment
 from aioflow_shm._views import find_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioflow.transport import Frame
+    from aioflow.transport import AnyFrame, Frame
     from aioflow_shm._arena import Arena
     from aioflow_shm._memory import Memory
     from aioflow_shm._parcels import Reference
-    from aioflow_shm._views import View
 
 logger = logging.getLogger("aioflow.shm")
 
 _NUMBERS = 1 << 32
-
-
-@dataclass(slots=True, eq=False)
-class _Foreign:
-    """What the other side is told of memory in which something lies that came through a connection.
-
-    Attributes:
-        number: Its name on the wire.
-        is_mapped: Whether the other side has mapped it.
-        is_answered: Whether it has said so, or that it cannot.
-    """
-
-    number: int
-    is_mapped: bool = False
-    is_answered: bool = False
 
 
 class Segments:
@@ -84,23 +72,28 @@ class Segments:
         self._poison = poison
         self._segments: dict[int, Segment] = {}
         self._by_size: dict[int, list[Segment]] = {}
+        self._gone: deque[tuple[Segment, int]] = deque()  # places of which no array is left on this side
         self._leases: dict[int, tuple[Segment, int]] = {}
-        self._foreign: dict[ref[Memory], _Foreign] = {}
-        self._passed: dict[int, View] = {}  # leases of what came through another connection
-        self._next_segment = 0
-        self._next_lease = 0
+        self._pieces: dict[int, list[tuple[Segment, int] | None]] = {}  # leases of pieces that were not given back
+        self._allocated: dict[int, PlacesGone] = {}  # pieces that somebody refers to, by the identity of what tells
+        self._number_segment = itertools.count().__next__
+        self._number_lease = (number % _NUMBERS for number in itertools.count(1)).__next__
         self._bytes = 0
         self._refused_from = math.inf if bytes_max else 0  # of a frame that is too large, or for which there is none
         self.made: list[tuple[int, Memory]] = []
         self.wanted: list[tuple[int, int]] = []
         self.dropped: list[int] = []
+        self._passing = Passing(self._number_segment, self.made, self.dropped)
 
-    def are_awaited(self, frames: Sequence[Frame], sizes: Sequence[int]) -> bool:
-        """Whether there will be places for frames as soon as the other side has answered, which it is asked here."""
+    def are_awaited(self, frames: Sequence[AnyFrame], sizes: Sequence[int], *, asks: bool = True) -> bool:
+        """Whether there will be places for frames as soon as the other side has answered; `asks` it for them."""
         is_awaited = False
         copies: Counter[int] = Counter()
         for frame, size in zip(frames, sizes, strict=True):
             if size < MEMORY_FROM or self._is_refused(size):
+                continue
+            if isinstance(frame, Pieces):
+                is_awaited |= self._are_own(frame) and not all(segment.is_mapped for segment, _ in frame.places)
                 continue
             owner, _ = find_owner(frame)
             if isinstance(owner, Place):
@@ -108,30 +101,33 @@ class Segments:
                     is_awaited |= not owner.segment.is_mapped
                     continue
             elif owner is not None:
-                foreign = self._foreign_of(owner)
+                foreign = self._passing.find(owner)
                 if foreign is not None and (foreign.is_mapped or not foreign.is_answered):
                     is_awaited |= not foreign.is_mapped
                     continue
-            copies[_place_bytes(size)] += 1
+            copies[self._places_of(size)] += 1
         for place_bytes, count in copies.items():
-            is_awaited |= self._are_coming(place_bytes, count)
+            is_awaited |= self._are_coming(place_bytes, count, asks=asks)
         return is_awaited
 
-    def _are_coming(self, place_bytes: int, count: int) -> bool:
+    def _are_coming(self, place_bytes: int, count: int, *, asks: bool) -> bool:
         """Whether some of so many places of one size will be there when the other side has mapped them."""
-        segments = self._collected(place_bytes)
+        self._collect()
+        segments = self._by_size.get(place_bytes, [])
         count -= sum(len(segment.free) for segment in segments if segment.is_mapped)
         coming = sum(len(segment.free) for segment in segments if not segment.is_mapped)
-        while coming < count and (segment := self._make(place_bytes)) is not None:
+        while asks and coming < count and (segment := self._make(place_bytes)) is not None:
             coming += len(segment.free)
         return count > 0 and coming > 0
 
-    def put(self, frame: Frame, size: int) -> Reference | None:
+    def put(self, frame: AnyFrame, size: int) -> Reference | None:
         """Return where a frame lies, or to where it was copied; None where it is too small, or there is no place.
 
         A frame that was written in a place, or that lies in a segment of the other direction or of another connection,
         stays there.
         """
+        if isinstance(frame, Pieces):
+            return self._put_pieces(frame)
         if size < MEMORY_FROM or self._is_refused(size):
             return None
         owner, start = find_owner(frame)
@@ -141,10 +137,12 @@ class Segments:
                 if owner.is_draft:
                     _copy(frame, owner.segment, owner.start + start, size)
                 return self._lease(owner.segment, owner.start, owner.start + start, size)
-        elif owner is not None and (reference := self._pass_on(owner, start, size)) is not None:
-            return reference
-        place_bytes = _place_bytes(size)
-        segments = self._collected(place_bytes)
+        elif owner is not None:
+            reference = self._passing.put(owner, start, size, self._number_lease())
+            if reference is not None:
+                return reference
+        self._collect()
+        segments = self._by_size.get(self._places_of(size), [])
         segment = next((segment for segment in reversed(segments) if segment.free and segment.is_mapped), None)
         if segment is None:
             return None
@@ -159,18 +157,69 @@ class Segments:
         """
         if size < MEMORY_FROM or self._is_refused(size):
             return None
-        place_bytes = _place_bytes(size)
-        segments = [segment for segment in self._collected(place_bytes) if segment.free]
-        segment = max(reversed(segments), key=attrgetter("is_writable"), default=None) or self._make(place_bytes)
+        self._collect()
+        place_bytes = _place_bytes(size, is_usual=True)
+        free = (segment for segment in reversed(self._by_size.get(place_bytes, [])) if segment.free)
+        segment = max(free, key=attrgetter("is_writable"), default=None) or self._make(place_bytes)
         return None if segment is None else segment.take_place(size).data
+
+    def allocate_pieces(self, size: int, count: int) -> PlacedPieces | None:
+        """Return pieces to write in, each in a place of its own; None as `allocate`."""
+        if size < PIECE_FROM or self._is_refused(size):
+            return None
+        self._collect()
+        place_bytes = _place_bytes(size, is_usual=True)
+        segments = self._by_size.get(place_bytes, [])[::-1]
+        segments.sort(key=lambda segment: not segment.is_writable)
+        places: list[tuple[Segment, int]] = []
+        while len(places) < count:
+            segment = segments.pop(0) if segments else self._make(place_bytes)
+            if segment is None:
+                self._gone.extend(places)
+                return None
+            while segment.free and len(places) < count:
+                places.append((segment, segment.take()))
+        pieces = PlacedPieces.of(size, places)
+        gone = PlacesGone(pieces, self._note_gone)
+        self._allocated[id(gone)] = gone
+        return pieces
+
+    def _note_gone(self, gone: PlacesGone) -> None:
+        """Note that nobody refers to pieces any more, in whatever thread: of these calls none can be interrupted."""
+        if self._allocated.pop(id(gone), None) is not None:
+            self._gone.extend(gone.places)
+
+    def _put_pieces(self, pieces: Pieces) -> Reference | None:
+        """Return where pieces lie; None where that is not memory that the other side has mapped."""
+        if not (self._are_own(pieces) and all(segment.is_mapped for segment, _ in pieces.places)):
+            return None
+        lease = self._number_lease()
+        reference = [pieces.count, pieces.size, lease]
+        for (segment, start), draft in zip(pieces.places, pieces.drafts, strict=True):
+            segment.share(start)
+            if draft is not None:
+                _copy(draft.data, segment, start, pieces.size)
+            reference += (segment.number, start)
+        self._pieces[lease] = [*pieces.places]
+        return (*reference,)
+
+    def end_pieces(self, lease: int, numbers: Iterable[int]) -> None:
+        """Have some pieces of a lease back."""
+        places = self._pieces.get(lease, [])
+        for number in numbers:
+            place = places[number] if number < len(places) else None
+            if place is not None:
+                places[number] = None
+                self._have_back(*place)
 
     @property
     def has_any(self) -> bool:
         """Whether the other side has any of this memory, or is still to be told that it is gone."""
-        return bool(self._segments or self._foreign or self.dropped)
+        return bool(self._segments or self._passing.has_any or self.dropped)
 
     def trim(self, unused_s: float, nbytes: float = math.inf) -> None:
         """Drop segments that were not in use for so long, the longest unused first, until they have so many bytes."""
+        self._collect()
         by_time = sorted(((each.unused_s, each) for each in self._segments.values()), key=itemgetter(0), reverse=True)
         for unused, segment in by_time:
             if unused < unused_s or nbytes <= 0:
@@ -180,6 +229,7 @@ class Segments:
 
     def give_back(self, numbers: Iterable[int]) -> None:
         """Give back segments that are not in use, of those that are asked for."""
+        self._collect()
         for number in numbers:
             segment = self._segments.get(number)
             if segment is not None and segment.is_unused:
@@ -203,9 +253,7 @@ class Segments:
         """Learn whether the other side has mapped a segment; once it could not, or lends none, no more is made."""
         segment = self._segments.get(number)
         if segment is None:
-            for foreign in tuple(self._foreign.values()):
-                if foreign.number == number:
-                    foreign.is_mapped, foreign.is_answered = is_mapped, True
+            self._passing.answered(number, is_mapped=is_mapped)
             return
         if is_mapped and segment.is_writable:
             segment.map()
@@ -216,12 +264,15 @@ class Segments:
 
     def end_lease(self, lease: int, *, is_kept: bool) -> None:
         """Have a place back; where its memory is to be kept as it is, its segment is used no more."""
-        if (view := self._passed.pop(lease, None)) is not None:
-            if is_kept:
-                view.keep()
+        if self._passing.end(lease, is_kept=is_kept):
             return
-        segment, start = self._leases.pop(lease, (None, 0))
-        if segment is None or segment.number not in self._segments:
+        place = self._leases.pop(lease, None)
+        for each in self._pieces.pop(lease, []) if place is None else [place]:
+            if each is not None:
+                self._have_back(*each, is_kept=is_kept)
+
+    def _have_back(self, segment: Segment, start: int, *, is_kept: bool = False) -> None:
+        if segment.number not in self._segments:
             return
         if is_kept:
             self._drop(segment)
@@ -231,13 +282,12 @@ class Segments:
     def close(self) -> None:
         """Let go of everything; what the other side may still see is not used again."""
         self.trim(0)
-        for view in self._passed.values():
-            view.keep()
-        self._passed.clear()
-        self._foreign.clear()
+        self._passing.close()
         self._segments.clear()
         self._by_size.clear()
         self._leases.clear()
+        self._pieces.clear()
+        self._allocated.clear()
         self.made.clear()
         self.wanted.clear()
         self._refused_from = 0
@@ -246,12 +296,22 @@ class Segments:
         """Whether there was no memory for so large a frame: a smaller one may find some."""
         return _place_bytes(size) >= self._refused_from
 
-    def _collected(self, place_bytes: int) -> list[Segment]:
-        """Return the segments with places of a size, with what came back of them."""
-        segments = self._by_size.get(place_bytes, [])
-        for segment in segments:
-            segment.collect(poison=self._poison)
-        return segments
+    def _places_of(self, size: int) -> int:
+        """Return the size of the places that frames of some size go to: of those that were allocated, if there are."""
+        usual = _place_bytes(size, is_usual=True)
+        return usual if usual in self._by_size else _place_bytes(size)
+
+    def _collect(self) -> None:
+        """Take back the places of which no array is left on this side."""
+        while self._gone:
+            segment, start = self._gone.popleft()
+            segment.give_back(start, poison=self._poison)
+
+    def _are_own(self, pieces: Pieces) -> TypeGuard[PlacedPieces]:
+        """Whether pieces are in segments of this connection which are still in use."""
+        return isinstance(pieces, PlacedPieces) and all(
+            self._segments.get(segment.number) is segment for segment, _ in pieces.places
+        )
 
     def _is_own(self, place: Place) -> bool:
         """Whether a place is in a segment of this connection which is still in use."""
@@ -265,12 +325,15 @@ class Segments:
 
     def _make(self, place_bytes: int) -> Segment | None:
         """Make a segment, or have one lent, if there is room for it."""
-        size = max(1, SEGMENT_BYTES // place_bytes) * place_bytes
+        segment_bytes = min(SEGMENT_BYTES, (1 + len(self._by_size.get(place_bytes, ()))) * FIRST_BYTES)
+        size = max(1, segment_bytes // place_bytes) * place_bytes
+        if self._arena is not None and not self._arena.has(size):  # what others have to give back is not waited for
+            self.trim(RECENT_S, self._arena.nbytes - self._arena.free_bytes + size - SHARED_BYTES)
         largest = max((segment.place_bytes for segment in self._segments.values()), default=0)
         if not self._make_room(size, max(self._bytes_max, FRAMES_MIN * max(place_bytes, largest))):
             return None
         number = self._number_segment()
-        segment = Segment(number, place_bytes, size)
+        segment = Segment(number, place_bytes, size, self._gone)
         if self._arena is None:
             self.wanted.append((number, size))
         else:
@@ -291,40 +354,9 @@ class Segments:
         logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, why)
         self._refused_from = place_bytes
 
-    def _number_segment(self) -> int:
-        self._next_segment += 1
-        return self._next_segment - 1
-
-    def _number_lease(self) -> int:
-        lease = self._next_lease = (self._next_lease + 1) % _NUMBERS
-        return lease
-
-    def _pass_on(self, view: View, start: int, size: int) -> Reference | None:
-        """Return where a frame lies that came through a connection, if the other side has that memory mapped."""
-        foreign = self._foreign_of(view)
-        if foreign is None or not foreign.is_mapped:
-            return None
-        lease = self._number_lease()
-        self._passed[lease] = view
-        return foreign.number, view.start + start, size, lease
-
-    def _foreign_of(self, view: View) -> _Foreign | None:
-        """Return what the other side is told of a view's memory; None where it cannot be told."""
-        memory = view.memory
-        foreign = self._foreign.get(ref(memory))
-        if foreign is None and len(self._foreign) < FOREIGN_MAX:
-            foreign = _Foreign(self._number_segment())
-            self.made.append((foreign.number, memory))
-            self._foreign[ref(memory, self._is_gone)] = foreign
-        return foreign
-
-    def _is_gone(self, memory: ref[Memory]) -> None:
-        """Have the other side forget memory of which there is nothing left here, in whatever thread."""
-        if (foreign := self._foreign.pop(memory, None)) is not None:
-            self.dropped.append(foreign.number)
-
     def _make_room(self, size: int, bytes_max: int) -> bool:
         """Drop segments that are not in use, the oldest first, until there is room for one more."""
+        self._collect()
         for segment in tuple(self._segments.values()):
             if self._bytes + size <= bytes_max and len(self._segments) < SEGMENTS_MAX:
                 return True
@@ -356,10 +388,12 @@ def _copy(frame: Frame, segment: Segment, start: int, size: int) -> None:
     segment.array(start, size)[:] = np.frombuffer(frame, np.uint8)
 
 
-def _place_bytes(size: int) -> int:
+def _place_bytes(size: int, *, is_usual: bool = False) -> int:
     """Round a size up, so that frames of about one size share segments: by a quarter at most, if large by a 64th.
 
-    A writer's groups are large, and a queue full of them takes little more memory than their bytes.
+    So is the size of what is allocated to be written in, as usually there are few sizes: a writer's groups, the rows of
+    a shuffle, batches. A queue full of these takes little more memory than their bytes.
     """
-    step = 1 << max((size - 1).bit_length() - (3 if size < LARGE_BYTES else 7), 12)
+    bits = (size - 1).bit_length()
+    step = 1 << max(bits - 7, 6) if is_usual or size >= LARGE_BYTES else 1 << max(bits - 3, 12)
     return -(-size // step) * step

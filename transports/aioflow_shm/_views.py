@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from aioflow.transport import Frame
     from aioflow_shm._memory import Memory
+    from aioflow_shm._pieces import ReceivedPieces
 
     Bytes = NDArray[np.uint8]
 
@@ -34,6 +35,11 @@ class View(np.ndarray[tuple[int], np.dtype[np.uint8]]):
     start: int
     lease: Lease
 
+    @property
+    def memories(self) -> set[Memory]:
+        """Where it lies, as pieces have it."""
+        return {self.memory}
+
     @classmethod
     def of(cls, memory: Memory, start: int, size: int) -> Self:
         """Make a view; its lease is still to be set."""
@@ -47,18 +53,18 @@ class View(np.ndarray[tuple[int], np.dtype[np.uint8]]):
         self.lease.forks = -1
 
 
-class Lease(ref[View]):
-    """Tells when a view is gone."""
+class Lease(ref["View | ReceivedPieces"]):
+    """Tells when a view, or all of some pieces, is gone."""
 
-    __slots__ = ("forks", "generation", "memory", "number")
+    __slots__ = ("forks", "generation", "memories", "number")
 
-    def __new__(cls, view: View, callback: Callable[[Any], None], number: int) -> Self:  # noqa: ARG004
+    def __new__(cls, view: View | ReceivedPieces, callback: Callable[[Any], None], number: int) -> Self:  # noqa: ARG004
         """Make a weak reference, which knows nothing of numbers."""
         return super().__new__(cls, view, callback)
 
-    def __init__(self, view: View, callback: Callable[[Any], None], number: int) -> None:  # noqa: ARG002
+    def __init__(self, view: View | ReceivedPieces, callback: Callable[[Any], None], number: int) -> None:  # noqa: ARG002
         self.number = number
-        self.memory = view.memory
+        self.memories = view.memories
         self.forks = fork_count()
         self.generation = current_generation()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioflow.errors import ConnectionLost, TransportError
+from aioflow.transport import whole
 from aioflow_zmq._forks import check_generation, current_generation
 from aioflow_zmq._frames import BYE, word, word_of
 from aioflow_zmq._limits import CLOSE_S, OUTBOX_MESSAGES_MAX
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     import zmq
 
-    from aioflow.transport import Frame, Receiver
+    from aioflow.transport import AnyFrame, Frame, Receiver, WritablePieces
     from aioflow_zmq._pump import Pump
     from aioflow_zmq._socket import OwnedSocket
 
@@ -55,7 +56,7 @@ class End(ABC):
         """Whether the end of the connection proves that the other process has ended or let go of it."""
         return self._is_local
 
-    def send(self, *messages: Sequence[Frame]) -> None:
+    def send(self, *messages: Sequence[AnyFrame]) -> None:
         """Send messages without waiting, together where they are small; after a loss or a close they are dropped.
 
         A peer for which more than `OUTBOX_MESSAGES_MAX` messages wait is cut off, and its loss told.
@@ -67,7 +68,8 @@ class End(ABC):
         check_generation(self._socket.generation, self._name)
         was_empty = not self._outbox.waiting
         try:
-            for frames in messages:
+            for message in messages:
+                frames = [*map(whole, message)]
                 sizes = measure(frames, self._name)
                 if self._is_open and self._overflow is None:
                     self._add(frames, sizes)
@@ -84,6 +86,10 @@ class End(ABC):
             self._overflowed()
         else:
             self._outbox.add(frames, sizes)
+
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:  # noqa: ARG002 - as below
+        """None: memory of any kind is as good."""
+        return None
 
     def allocate(self, nbytes: int) -> memoryview | None:  # noqa: ARG002 - a socket copies from everywhere
         """None: what is sent goes through a socket."""

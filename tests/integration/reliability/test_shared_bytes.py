@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 import aioflow as flow
-from tests.integration.reliability.memory import shared_bytes
+from tests.integration.reliability.memory import own_bytes, shared_bytes
 from tests.integration.reliability.scale import TEST_S
 
 if TYPE_CHECKING:
@@ -46,11 +46,13 @@ import numpy as np
 import aioflow as flow
 
 async def main(address, turn, dtype, sizes):
+    rng = np.random.default_rng(0)
     async with flow.Session(address), flow.lookup("full").writer(delay_s=10) as writer:
         while True:
             await flow.lookup("turns").dequeue()
             for number in range(int(turn)):
-                await writer.write((np.zeros([*map(int, sizes)], dtype), np.int64(number)))
+                shape = [*map(int, sizes)] if sizes[0] != "to" else [rng.integers(int(sizes[1]) // 50, int(sizes[1]))]
+                await writer.write((np.zeros(shape, dtype), np.int64(number)))
             await writer.flush()
             await flow.lookup("written").enqueue(0)
 
@@ -59,8 +61,11 @@ asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))
 
 
 @contextmanager
-def producing(address: str, turn: int, dtype: str, shape: list[int]) -> Generator[int]:
-    """Run a producer, which writes so many elements in each turn, as long as the block, which is given its process."""
+def producing(address: str, turn: int, dtype: str, shape: list[int] | list[str]) -> Generator[int]:
+    """Run a producer, which writes so many elements in each turn, as long as the block, which is given its process.
+
+    A shape of "to" and a number means vectors of a fiftieth of that number of values to that.
+    """
     with tempfile.TemporaryFile() as told:
         command = [sys.executable, "-c", PRODUCER, address, str(turn), dtype, *map(str, shape)]
         process = subprocess.Popen(command, stdout=told, stderr=told)
@@ -95,6 +100,37 @@ def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> 
     held, shared = anyio.run(fill)
     figure(f"full of {shape}, shared memory", f"{held / 1e6:.0f} MB held, {shared / 1e6:.0f} MB")
     assert 0.9 * CAPACITY_BYTES < shared <= MORE_MAX * CAPACITY_BYTES
+
+
+@pytest.mark.parametrize("longest", [50_000, 1_000_000, 5_000_000])
+def test_a_full_queue_of_rows_that_vary(start_server: StartServer, figure: Figure, longest: int) -> None:
+    """The same, whatever their sizes are; also when batches have been taken and others came for them."""
+    _, address = start_server("ipc")
+
+    async def fill() -> list[int]:
+        async with flow.Session(address) as session:
+            queue = flow.PaddingFIFOQueue(
+                -1, ["uint8", "int64"], [[None], []], capacity_bytes=CAPACITY_BYTES, shared_name="full"
+            )
+            await queue.size()
+            await flow.FIFOQueue(1, "int64", [[]], shared_name="turns").enqueue(0)
+            shared: list[int] = []
+            with producing(address, 10_000_000, "uint8", ["to", str(longest)]), anyio.fail_after(FULL_S):
+                for takes in (0, CAPACITY_BYTES // longest):
+                    for _ in range(takes):
+                        await queue.dequeue_many(4)
+                    while not (stats := await queue.stats()).puts_waiting or stats.size_bytes < 0.9 * CAPACITY_BYTES:
+                        await anyio.sleep(0.05)
+                    shared.append((await session.stats())[0].memory_bytes)
+                # What batches of other sizes were gathered in is given back when it was not used for a moment.
+                while (await session.stats())[0].memory_bytes > MORE_MAX * CAPACITY_BYTES:
+                    await anyio.sleep(0.05)
+            return shared
+
+    first, second = anyio.run(fill)
+    figure(f"full of rows of up to {longest} bytes, shared memory", f"{first / 1e6:.0f} MB, later {second / 1e6:.0f}")
+    assert 0.9 * CAPACITY_BYTES < first <= MORE_MAX * CAPACITY_BYTES
+    assert second <= 1.2 * CAPACITY_BYTES
 
 
 @pytest.mark.parametrize(("images", "open_bytes"), TURNS.items())
@@ -141,3 +177,35 @@ def test_producers_that_take_turns(start_server: StartServer, figure: Figure, im
     )
     assert 0.9 * held < now <= bytes_max
     assert max(shared) <= bytes_max
+
+
+def test_a_shuffled_queue_in_flow(start_server: StartServer, figure: Figure) -> None:
+    """Its rows come back one by one: beside them it takes a tenth, and the batch that the consumer has.
+
+    None of them are copied to the server's own memory for that.
+    """
+    server, address = start_server("ipc")
+    dtype, sizes = SHAPES["images"]
+    batch = 64
+
+    async def take() -> tuple[int, int]:
+        async with flow.Session(address) as session:
+            queue = flow.RandomShuffleQueue(
+                -1, 10 * batch, [dtype, "int64"], [sizes, []], capacity_bytes=CAPACITY_BYTES, shared_name="full"
+            )
+            await queue.size()
+            await flow.FIFOQueue(1, "int64", [[]], shared_name="turns").enqueue(0)
+            before, shared, own = own_bytes(server.process.pid), 0, 0
+            with producing(address, 1_000_000, dtype, sizes), anyio.fail_after(FULL_S):
+                while not (await queue.stats()).puts_waiting:
+                    await anyio.sleep(0.05)
+                for _ in range(2 * CAPACITY_BYTES // (batch * 150_536)):
+                    await queue.dequeue_many(batch)
+                    shared = max(shared, (await session.stats())[0].memory_bytes)
+                    own = max(own, own_bytes(server.process.pid) - before)
+            return shared, own
+
+    shared, own = anyio.run(take)
+    figure("shuffled in flow, shared memory", f"{shared / 1e6:.0f} MB, and {own / 1e6:.0f} MB of the server's own")
+    assert 0.9 * CAPACITY_BYTES < shared <= MORE_MAX * CAPACITY_BYTES + batch * 150_536
+    assert own <= 0.1 * CAPACITY_BYTES

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from aioflow.runtime import Request
     from aioflow.specs import Column, Dense
+    from aioflow.transport import WritablePieces
 
 
 @pytest.fixture(params=[pytest.param(("asyncio", {}), id="asyncio"), pytest.param(("trio", {}), id="trio")])
@@ -129,6 +130,9 @@ class FakeHost:
         self._asks = 0
         self.asked = (0, 0)
         self.seen: set[QueueKey] = set()
+
+    def allocate_pieces(self, size: int, count: int) -> WritablePieces | None:
+        return None
 
     def allocate(self, nbytes: int) -> memoryview | None:
         return None

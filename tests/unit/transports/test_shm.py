@@ -38,7 +38,7 @@ pytestmark = pytest.mark.anyio
 
 def _packet(*messages: list[Frame]) -> bytes:
     measured = [(message, measure(message, "the server")) for message in messages]
-    return b"".join(pack(measured, (), (), lambda _frame, _size: None)[0])
+    return b"".join(pack(measured, (), (), (), lambda _frame, _size: None)[0])
 
 
 def _raw(address: str) -> socket.socket:
@@ -227,14 +227,14 @@ async def _say_something_else(listener: socket.socket) -> None:
         bytes(100),
         os.urandom(70_000),
         numbers(PARCEL),
-        numbers(PARCEL, 1, 0, 0, 0),
-        numbers(PARCEL, (1 << 32) - 1, 0, 0, 0),
-        numbers(PARCEL, 1, 0, 0, 0, 1),
-        numbers(PARCEL, 2, 0, 0, 0, 1, 5) + b"four",
-        numbers(PARCEL, 2, 0, 0, 0, 1, 5) + b"sixsix",
         numbers(PARCEL, 1, 0, 0, 0, 0),
-        numbers(PARCEL, 2, 4, 0, 0, 1, (1 << 32) - 1, 0, 0, 8192, 1),
-        numbers(PARCEL, 2, 0, 0, 0, 1, (1 << 32) - 1),
+        numbers(PARCEL, (1 << 32) - 1, 0, 0, 0, 0),
+        numbers(PARCEL, 1, 0, 0, 0, 0, 1),
+        numbers(PARCEL, 2, 0, 0, 0, 0, 1, 5) + b"four",
+        numbers(PARCEL, 2, 0, 0, 0, 0, 1, 5) + b"sixsix",
+        numbers(PARCEL, 1, 0, 0, 0, 0, 0),
+        numbers(PARCEL, 2, 4, 0, 0, 0, 1, (1 << 32) - 1, 0, 0, 8192, 1),
+        numbers(PARCEL, 2, 0, 0, 0, 0, 1, (1 << 32) - 1),
         _packet([b"x"] * FRAMES_MAX).replace(struct.pack("<I", FRAMES_MAX), struct.pack("<I", FRAMES_MAX + 1)),
         numbers(LONG, 0, 0),
         numbers(LONG, 0, 1 << 30),

@@ -13,7 +13,7 @@ import pytest
 
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage, echo
 from aioflow.transport import Frame, Listener
-from aioflow_shm import ShmTransport, _budget, _leases
+from aioflow_shm import ShmTransport, _budget, _leases, _segments
 from aioflow_shm._arena import Arena
 from aioflow_shm._leases import Leases
 from aioflow_shm._limits import SEGMENT_BYTES
@@ -35,6 +35,7 @@ def _little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_budget, "SHARED_BYTES", SHARED_BYTES)
     monkeypatch.setattr(_budget, "TRIM_S", 0.01)
     monkeypatch.setattr(_leases, "CLIENT_BYTES", 0)
+    monkeypatch.setattr(_segments, "FIRST_BYTES", SEGMENT_BYTES)  # all segments of one size
 
 
 class Producer:
