@@ -51,8 +51,8 @@ ACTIVE_S = 0.1
 CLIENT_BYTES = 20_000_000
 LEAVE_S = 0.05
 
-# A segment has places of one size, and is as large as this if that is more than one. The first is smaller, as there may
-# be no other frame of about that size, and each next one larger by as much.
+# A segment has places of one size, as many as it takes to be so large. The first is smaller, as there may be no other
+# frame of about that size, and each next one larger by as much.
 SEGMENT_BYTES = 4 << 20
 FIRST_BYTES = 1 << 20
 

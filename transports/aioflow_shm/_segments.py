@@ -325,8 +325,9 @@ class Segments:
 
     def _make(self, place_bytes: int) -> Segment | None:
         """Make a segment, or have one lent, if there is room for it."""
-        segment_bytes = min(SEGMENT_BYTES, (1 + len(self._by_size.get(place_bytes, ()))) * FIRST_BYTES)
-        size = max(1, segment_bytes // place_bytes) * place_bytes
+        segment_bytes = (1 + len(self._by_size.get(place_bytes, ()))) * FIRST_BYTES
+        places = segment_bytes // place_bytes if segment_bytes < SEGMENT_BYTES else -(-SEGMENT_BYTES // place_bytes)
+        size = max(1, places) * place_bytes
         if self._arena is not None and not self._arena.has(size):  # what others have to give back is not waited for
             self.trim(RECENT_S, self._arena.nbytes - self._arena.free_bytes + size - SHARED_BYTES)
         largest = max((segment.place_bytes for segment in self._segments.values()), default=0)
