@@ -64,7 +64,7 @@ class PlacedPieces(WritablePieces):
 
 
 class PlacesGone(ref[PlacedPieces]):
-    """Tells when nobody refers to pieces any more, with their places."""
+    """Tells when nobody refers to pieces any more, and the segment's number of each place, and where it begins."""
 
     __slots__ = ("places",)
 
@@ -73,7 +73,7 @@ class PlacesGone(ref[PlacedPieces]):
         return super().__new__(cls, pieces, callback)
 
     def __init__(self, pieces: PlacedPieces, callback: Callable[[Any], None]) -> None:  # noqa: ARG002
-        self.places = pieces.places
+        self.places = [(segment.number, start) for segment, start in pieces.places]
 
 
 class ReceivedPieces(Pieces):

@@ -37,7 +37,7 @@ class Segment:
         number: Its name on the wire.
         place_bytes: The size of a place.
         size: Its bytes.
-        gone: Where it is noted that no array of a place is left, with the place; it is to be given back then.
+        gone: Where it is noted that no array of a place is left: the segment's number, and where the place begins.
         writable: All of it; None until a server has lent it.
         memory: The same, of a server's own.
         is_mapped: Whether both sides have mapped it.
@@ -47,7 +47,7 @@ class Segment:
     number: int
     place_bytes: int
     size: int
-    gone: deque[tuple[Segment, int]]
+    gone: deque[tuple[int, int]]
     writable: mmap.mmap | None = None
     memory: Memory | None = None
     is_mapped: bool = False
@@ -115,7 +115,7 @@ class Segment:
     def _note_gone(self, gone: _Gone) -> None:
         """Note it, in whatever thread: of these calls none can be interrupted."""
         if self._places.pop(gone.start, None) is not None:
-            self.gone.append((self, gone.start))
+            self.gone.append((self.number, gone.start))
 
 
 class Place(np.ndarray[tuple[int], np.dtype[np.uint8]]):

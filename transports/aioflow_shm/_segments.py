@@ -72,7 +72,7 @@ class Segments:
         self._poison = poison
         self._segments: dict[int, Segment] = {}
         self._by_size: dict[int, list[Segment]] = {}
-        self._gone: deque[tuple[Segment, int]] = deque()  # places of which no array is left on this side
+        self._gone: deque[tuple[int, int]] = deque()  # places of which no array is left on this side
         self._leases: dict[int, tuple[Segment, int]] = {}
         self._pieces: dict[int, list[tuple[Segment, int] | None]] = {}  # leases of pieces that were not given back
         self._allocated: dict[int, PlacesGone] = {}  # pieces that somebody refers to, by the identity of what tells
@@ -169,13 +169,12 @@ class Segments:
             return None
         self._collect()
         place_bytes = _place_bytes(size, is_usual=True)
-        segments = self._by_size.get(place_bytes, [])[::-1]
-        segments.sort(key=lambda segment: not segment.is_writable)
+        segments = sorted(self._by_size.get(place_bytes, ()), key=attrgetter("is_writable", "number"))
         places: list[tuple[Segment, int]] = []
         while len(places) < count:
-            segment = segments.pop(0) if segments else self._make(place_bytes)
+            segment = segments.pop() if segments else self._make(place_bytes)
             if segment is None:
-                self._gone.extend(places)
+                self._gone.extend((segment.number, start) for segment, start in places)
                 return None
             while segment.free and len(places) < count:
                 places.append((segment, segment.take()))
@@ -304,8 +303,9 @@ class Segments:
     def _collect(self) -> None:
         """Take back the places of which no array is left on this side."""
         while self._gone:
-            segment, start = self._gone.popleft()
-            segment.give_back(start, poison=self._poison)
+            number, start = self._gone.popleft()
+            if (segment := self._segments.get(number)) is not None:
+                segment.give_back(start, poison=self._poison)
 
     def _are_own(self, pieces: Pieces) -> TypeGuard[PlacedPieces]:
         """Whether pieces are in segments of this connection which are still in use."""

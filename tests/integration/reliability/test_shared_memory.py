@@ -17,8 +17,13 @@ from tests.integration.reliability.scale import KILLS_OF_MEMORY, TEST_S
 pytestmark = [pytest.mark.timeout(TEST_S), pytest.mark.skipif(not Path("/proc").is_dir(), reason="shm:// needs Linux")]
 
 SHARED = Path("/dev/shm")
-LARGE = flow.FIFOQueue(64, ["uint8", "int64"], [(100_000,), ()], shared_name="large")
-QUEUE = 'flow.FIFOQueue(64, ["uint8", "int64"], [(100_000,), ()], shared_name="large")'
+# The rows of the second kind lie apart, each in memory that is used again as soon as it has left.
+QUEUES = {
+    "fifo": 'flow.FIFOQueue(64, ["uint8", "int64"], [(100_000,), ()], shared_name="large")',
+    "shuffle": 'flow.RandomShuffleQueue(64, 8, ["uint8", "int64"], [(100_000,), ()], shared_name="large")',
+}
+
+OTHER = flow.FIFOQueue(1, "int64", [()], shared_name="other")
 
 # Each says once that it has got on, and again whenever it is asked to.
 ASKED = """
@@ -35,7 +40,7 @@ def got_on():
 PRODUCER = f"""{ASKED}
 import asyncio, numpy as np, aioflow as flow
 async def main():
-    queue, number = {QUEUE}, 0
+    queue, number = QUEUE, 0
     async with flow.Session(), queue.writer(batch=8, delay_s=0.01) as writer:
         while True:
             await writer.write((np.full(100_000, number % 251, np.uint8), np.int64(number)))
@@ -51,7 +56,7 @@ import asyncio, collections, numpy as np, aioflow as flow
 async def main():
     kept, count = collections.deque(maxlen=12), 0
     async with flow.Session():
-        async for batch in {QUEUE}.batches(8):
+        async for batch in QUEUE.batches(8):
             kept.append(batch)
             count += 1
             if count % 6 == 0:
@@ -61,6 +66,13 @@ async def main():
                 got_on()
 asyncio.run(main())
 """
+
+
+@pytest.fixture(params=QUEUES)
+def programs(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Make programs of a producer and a consumer of each kind of queue."""
+    producer, consumer = (code.replace("QUEUE", QUEUES[request.param]) for code in (PRODUCER, CONSUMER))
+    return producer, consumer
 
 
 def _memory_of(pid: int) -> tuple[int, int, int]:
@@ -78,7 +90,7 @@ def _wait_for_beat(session: blocking.Session) -> None:
     assert beats is not None
     first = beats.answered_at
     for _ in range(100_000):
-        session.size(LARGE)
+        session.size(OTHER)
         if beats.answered_at > first:
             return
     pytest.fail("no beat was answered")
@@ -91,7 +103,11 @@ def _goes_on(program: Program) -> None:
 
 
 def test_killed_clients_leave_no_memory(
-    start_server: StartServer, run_program: Callable[..., Program], new_address: Callable[[], str], figure: Figure
+    start_server: StartServer,
+    run_program: Callable[..., Program],
+    new_address: Callable[[], str],
+    figure: Figure,
+    programs: tuple[str, str],
 ) -> None:
     """Producers and consumers are killed in turn; the others go on, and in the end the server is as it was."""
     before = sorted(path.name for path in SHARED.iterdir())
@@ -99,23 +115,23 @@ def test_killed_clients_leave_no_memory(
     with blocking.Session(address) as session:
         _wait_for_beat(session)
         idle = _memory_of(server.process.pid)
-        steady = [run_program("-c", code, target=address) for code in (PRODUCER, CONSUMER)]
+        steady = [run_program("-c", code, target=address) for code in programs]
         for program in steady:
             program.read_line()
         for number in range(KILLS_OF_MEMORY):
             for program in steady:
                 _goes_on(program)
-            victim = run_program("-c", (PRODUCER, CONSUMER)[number % 2], target=address)
+            victim = run_program("-c", programs[number % 2], target=address)
             victim.read_line()
             victim.kill()
         for program in steady:
             _goes_on(program)
         for program in steady:
             program.kill()
-        session.delete(LARGE)
+        session.delete(flow.lookup("large"))
         left = idle
         for _ in range(10_000):  # until the server has noticed that the last ones are gone
-            session.size(LARGE)
+            session.size(OTHER)
             if (left := _memory_of(server.process.pid)) == idle:
                 break
     figure("killed", KILLS_OF_MEMORY)
@@ -126,14 +142,18 @@ def test_killed_clients_leave_no_memory(
 
 
 def test_a_killed_server_leaves_no_memory(
-    start_server: StartServer, run_program: Callable[..., Program], new_address: Callable[[], str], figure: Figure
+    start_server: StartServer,
+    run_program: Callable[..., Program],
+    new_address: Callable[[], str],
+    figure: Figure,
+    programs: tuple[str, str],
 ) -> None:
     """Clients that were cut off hold what they hold and go on with the next server; nothing has a name."""
     before = sorted(path.name for path in SHARED.iterdir())
     bind = new_address().replace("ipc://", "shm://")
     for _ in range(KILLS_OF_MEMORY // 2):
         server, address = start_server("shm", bind=bind)
-        clients = [run_program("-c", code, target=address) for code in (PRODUCER, CONSUMER)]
+        clients = [run_program("-c", code, target=address) for code in programs]
         for program in clients:
             assert program.read_line() == "got on"
         server.kill()

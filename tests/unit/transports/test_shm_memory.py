@@ -504,6 +504,23 @@ def test_memory_for_frames_of_many_sizes_is_little_more_than_they_are(sizes: Seq
     segments.close()
 
 
+@pytest.mark.parametrize("pieces", [0, 3])
+def test_memory_goes_with_its_last_array(pieces: int) -> None:
+    """At once, also where its connection has ended before: it waits for no collection of cycles."""
+    arena = Arena()
+    segments = Segments("somebody", 1 << 30, arena, poison=True)
+    gc.disable()
+    try:
+        written = segments.allocate_pieces(SIZE, pieces) if pieces else segments.allocate(SIZE)
+        assert written is not None
+        segments.close()
+        assert arena.nbytes >= SIZE
+        del written
+        assert arena.nbytes == 0
+    finally:
+        gc.enable()
+
+
 async def test_what_is_passed_on_is_not_copied(open_pair: OpenPair) -> None:
     """A frame that came from the client and goes back to it is the memory that the client has put it in."""
     async with open_pair() as pair:
