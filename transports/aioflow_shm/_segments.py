@@ -328,7 +328,7 @@ class Segments:
         segment_bytes = (1 + len(self._by_size.get(place_bytes, ()))) * FIRST_BYTES
         places = segment_bytes // place_bytes if segment_bytes < SEGMENT_BYTES else -(-SEGMENT_BYTES // place_bytes)
         size = max(1, places) * place_bytes
-        if self._arena is not None and not self._arena.has(size):  # what others have to give back is not waited for
+        if self._arena is not None:  # what others have to give back is not waited for
             self.trim(RECENT_S, self._arena.nbytes - self._arena.free_bytes + size - SHARED_BYTES)
         largest = max((segment.place_bytes for segment in self._segments.values()), default=0)
         if not self._make_room(size, max(self._bytes_max, FRAMES_MIN * max(place_bytes, largest))):

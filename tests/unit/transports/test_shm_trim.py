@@ -417,3 +417,22 @@ def test_what_is_dropped() -> None:
     assert trim(0) == [number]
     segments.end_lease(reference[3], is_kept=False)
     segments.close()
+
+
+def test_what_a_server_itself_does_not_use_makes_way_for_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it shares too much: batches of rows that vary are hardly ever of a size that came before."""
+    monkeypatch.setattr(_segments, "SHARED_BYTES", SHARED_BYTES)
+    monkeypatch.setattr(_segments, "RECENT_S", 0)
+    arena = Arena()
+    segments = Segments("somebody", 1 << 30, arena, poison=True)
+    held = segments.allocate(5 * SIZE)
+    assert held is not None
+    for size in range(SIZE, 4 * SIZE, SIZE // 10):
+        assert segments.are_awaited([bytes(size)], [size])
+        for number, _ in segments.made:
+            segments.answered(number, is_mapped=True)
+        segments.made.clear()
+        reference = segments.put(bytes(size), size)
+        assert reference is not None
+        segments.end_lease(reference[-1], is_kept=False)
+        assert arena.nbytes - arena.free_bytes <= SHARED_BYTES
