@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RaggedBlock"]
 
-# Of memory for values one row has at most such a share.
+# Of the most memory for values one row has at most such a share.
 SHARE = 8
 # Values of so many bytes travel in packets, which copies them.
 COPIED_BYTES_MAX = 64 << 10
@@ -36,10 +36,10 @@ class RaggedBlock:
     """
 
     def __init__(self, definition: QueueDefinition, rows_max: int, bytes_max: int, allocate: Allocate) -> None:
-        """Allocate nothing yet; the values of a component that varies will be gathered in memory of `bytes_max`.
+        """Allocate nothing yet; the values of a component that varies will be gathered in memory of up to `bytes_max`.
 
         Those of rows to come lie behind those of rows that were taken, as in a block, as long as there is room. Rows of
-        which a component has more than an eighth of it are left to others: with them, a part of it would stay empty.
+        which a component has more than an eighth of that are left to others: with them, a part would stay empty.
         """
         element = definition.element
         self.count = 0
@@ -131,6 +131,7 @@ class _Values:
         "_known",
         "_rank",
         "_room",
+        "_room_max",
         "_sizes",
         "component",
     )
@@ -142,7 +143,8 @@ class _Values:
         self._dtype = numpy_dtype(spec.dtype)
         self._rank = len(spec.shape)
         self._known = [(i, size) for i, size in enumerate(spec.shape) if size is not None]
-        self._room = bytes_max // self._dtype.itemsize
+        self._room_max = bytes_max // self._dtype.itemsize
+        self._room = COPIED_BYTES_MAX // self._dtype.itemsize  # of the memory before the first
         self._data: Array | None = None
         self._first = self._end = 0  # of the values that were not taken
         self._is_full = False  # and the next row goes to other memory
@@ -161,11 +163,13 @@ class _Values:
         if self._known and any(value.shape[i] != known for i, known in self._known):
             return False
         if data is None or end > self._room:
-            if SHARE * value.size > self._room:
+            if SHARE * value.size > self._room_max:
                 return False
             if start > self._first:
                 self._is_full = True
                 return False
+            # The next is larger: where there are few values, in many components, each takes little.
+            self._room = min(self._room_max, max(2 * self._room, SHARE * value.size))
             data = self._data = empty((self._room,), self._dtype, self._allocate)
             start, end = 0, value.size
             self._first = 0

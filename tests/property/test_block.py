@@ -165,7 +165,10 @@ ROOM, COPIED = 4096, 100
 
 @given(st.lists(st.tuples(st.integers(0, 700), st.booleans()), max_size=300))
 def test_values_lie_one_behind_the_other(rows: list[tuple[int, bool]]) -> None:
-    """Whatever is taken in between: memory is left with an eighth of it empty at most, and what was taken stays."""
+    """Whatever is taken in between: memory is left with an eighth of it empty at most, and what was taken stays.
+
+    Of the first few pieces of memory each is larger than the last.
+    """
     allocated: list[memoryview] = []
 
     def allocate(nbytes: int) -> memoryview:
@@ -173,7 +176,8 @@ def test_values_lie_one_behind_the_other(rows: list[tuple[int, bool]]) -> None:
         return allocated[-1]
 
     element = ElementSpec((TensorSpec("uint8", (None,)),))
-    block = RaggedBlock(QueueDefinition("PaddingFIFOQueue", element, 10), 1000, ROOM, allocate)
+    with patch.object(_ragged_block, "COPIED_BYTES_MAX", COPIED):
+        block = RaggedBlock(QueueDefinition("PaddingFIFOQueue", element, 10), 1000, ROOM, allocate)
     taken: list[Ragged] = []
     alone: list[int] = []
     written: list[int] = []
@@ -201,7 +205,7 @@ def test_values_lie_one_behind_the_other(rows: list[tuple[int, bool]]) -> None:
     assert [len(values) for values in came] == [rows[number][0] for number in written]
     assert all((values == number % 251).all() for values, number in zip(came, written, strict=True))
     left = sum(map(len, came))
-    assert len(allocated) <= 1 + left // (ROOM - ROOM // _ragged_block.SHARE - COPIED)
+    assert len(allocated) <= 1 + 6 + left // (ROOM - ROOM // _ragged_block.SHARE - COPIED)
     for column in taken:
         assert column.data.nbytes < COPIED or any(np.shares_memory(column.data, memory) for memory in allocated)
 
@@ -226,3 +230,19 @@ def test_rows_that_have_no_room_begin_other_memory() -> None:
         assert block.add((np.ones(60, np.uint8),))
         assert block.take().rows == 2
     assert allocated == [1000, 1000]
+
+
+def test_few_values_take_little_memory() -> None:
+    """However many components there are: those of small groups are copied, and their memory stays small."""
+    allocated: list[int] = []
+
+    def allocate(nbytes: int) -> None:
+        allocated.append(nbytes)
+
+    element = ElementSpec((TensorSpec("int32", (None,)),) * 20)
+    block = RaggedBlock(QueueDefinition("PaddingFIFOQueue", element, 10), 64, 8 << 20, allocate)
+    for _ in range(50):
+        for _ in range(64):
+            assert block.add((np.ones(20, np.int32),) * 20)
+        block.take()
+    assert sum(allocated) <= 20 * (128 << 10)
