@@ -36,7 +36,6 @@ __all__ = [
     "KeyMaker",
     "Listener",
     "Pieces",
-    "PiecesReceiver",
     "Receiver",
     "Transport",
     "WritablePieces",
@@ -65,7 +64,11 @@ def whole(frame: AnyFrame) -> Frame:
 
 
 class Receiver(Protocol):
-    """Who is told what arrives on a connection; its methods are plain functions and return quickly."""
+    """Who is told what arrives on a connection; its methods are plain functions and return quickly.
+
+    One with an attribute `takes_pieces` that is true is handed frames that lie in pieces as `Pieces`; others are handed
+    copies of them.
+    """
 
     def received(self, frames: list[Frame]) -> None:
         """Take one message: at least one frame. The memory of the frames stays valid as long as it is referenced."""
@@ -73,20 +76,6 @@ class Receiver(Protocol):
 
     def lost(self, error: TransportError) -> None:
         """Learn that the other side went away; nothing arrives after it."""
-        ...
-
-
-class PiecesReceiver(Receiver, Protocol):
-    """A receiver to whom frames that lie in pieces are handed so; others are handed whole ones, which are copies.
-
-    Attributes:
-        takes_pieces: True.
-    """
-
-    takes_pieces: bool
-
-    def received(self, frames: Sequence[AnyFrame]) -> None:
-        """Take one message."""
         ...
 
 

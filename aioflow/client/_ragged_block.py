@@ -21,8 +21,10 @@ __all__ = ["RaggedBlock"]
 
 # Of the most memory for values one row has at most such a share.
 SHARE = 8
-# Values of so many bytes travel in packets, which copies them.
+# Fewer values travel in packets, which copies them.
 COPIED_BYTES_MAX = 64 << 10
+# What the first memory for values has; each next one has twice as much.
+FIRST_BYTES = 128 << 10
 
 
 class RaggedBlock:
@@ -132,6 +134,7 @@ class _Values:
         "_rank",
         "_room",
         "_room_max",
+        "_room_next",
         "_sizes",
         "component",
     )
@@ -144,7 +147,8 @@ class _Values:
         self._rank = len(spec.shape)
         self._known = [(i, size) for i, size in enumerate(spec.shape) if size is not None]
         self._room_max = bytes_max // self._dtype.itemsize
-        self._room = COPIED_BYTES_MAX // self._dtype.itemsize  # of the memory before the first
+        self._room_next = min(self._room_max, FIRST_BYTES // self._dtype.itemsize)
+        self._room = 0
         self._data: Array | None = None
         self._first = self._end = 0  # of the values that were not taken
         self._is_full = False  # and the next row goes to other memory
@@ -168,8 +172,9 @@ class _Values:
             if start > self._first:
                 self._is_full = True
                 return False
-            # The next is larger: where there are few values, in many components, each takes little.
-            self._room = min(self._room_max, max(2 * self._room, SHARE * value.size))
+            # So that where there are few values, in many components, each takes little.
+            self._room = min(self._room_max, max(self._room_next, SHARE * value.size))
+            self._room_next = 2 * self._room
             data = self._data = empty((self._room,), self._dtype, self._allocate)
             start, end = 0, value.size
             self._first = 0

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["join_run"]
 
-# A piece of so many bytes is worth a message of its own: it lies where it goes without a copy.
+# A piece of so many bytes is worth a message of its own: it lies where it goes without a copy. Of two that are a group
+# of a megabyte one has as many.
 LARGE_BYTES = 1 << 19
 
 

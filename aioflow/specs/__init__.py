@@ -6,7 +6,6 @@
 
 from aioflow.specs._columns import (
     Allocate,
-    AllocatePieces,
     Column,
     Dense,
     Strings,
@@ -14,13 +13,12 @@ from aioflow.specs._columns import (
     empty,
     join_columns,
     no_memory,
-    no_pieces,
     pad_column,
     take_rows,
 )
 from aioflow.specs._convert import to_columns, to_host
 from aioflow.specs._dtypes import DTYPES, STRING_DTYPES, dtype_name, numpy_dtype
-from aioflow.specs._pieces import Pieces, WritablePieces
+from aioflow.specs._pieces import AllocatePieces, Pieces, WritablePieces, no_pieces
 from aioflow.specs._ragged import Array, Index, Ragged
 from aioflow.specs._scattered import Scattered
 from aioflow.specs._spec import ElementSpec, Shape, TensorSpec, parse_dtypes, parse_names, parse_shape, parse_shapes

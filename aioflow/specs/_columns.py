@@ -20,11 +20,8 @@ from aioflow.specs._scattered import Scattered
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioflow.specs._pieces import WritablePieces
-
 __all__ = [
     "Allocate",
-    "AllocatePieces",
     "Column",
     "Dense",
     "Strings",
@@ -32,7 +29,6 @@ __all__ = [
     "empty",
     "join_columns",
     "no_memory",
-    "no_pieces",
     "pad_column",
     "take_rows",
 ]
@@ -44,8 +40,6 @@ Dense: TypeAlias = "Array | Strings"
 Column: TypeAlias = "Dense | Ragged | Scattered"
 # Returns memory of so many bytes that goes to where it is sent without a copy, if there is any.
 Allocate: TypeAlias = Callable[[int], memoryview | None]
-# The same in pieces, given the size of each and how many there are to be.
-AllocatePieces: TypeAlias = "Callable[[int, int], WritablePieces | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +112,6 @@ class Strings:
 
 def no_memory(_: int) -> None:
     """Have memory from nowhere in particular."""
-
-
-def no_pieces(_size: int, _count: int) -> None:
-    """Have no rows lie apart."""
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], allocate: Allocate) -> Array:

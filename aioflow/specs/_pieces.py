@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-__all__ = ["Pieces", "WritablePieces"]
+__all__ = ["AllocatePieces", "Pieces", "WritablePieces", "no_pieces"]
+
+# Returns pieces that go to where they are sent without a copy, if there are any: given their size, and how many.
+AllocatePieces: TypeAlias = "Callable[[int, int], WritablePieces | None]"
 
 BYTES = np.dtype(np.uint8)
 
@@ -66,3 +69,7 @@ class WritablePieces(Pieces):
     @abstractmethod
     def part(self, first: int, count: int) -> Pieces:
         """Return some of them as a frame of its own."""
+
+
+def no_pieces(_size: int, _count: int) -> None:
+    """Have none."""

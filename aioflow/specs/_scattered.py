@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from aioflow.specs._pieces import Pieces, WritablePieces
-
-    AllocatePieces = Callable[[int, int], WritablePieces | None]
+    from aioflow.specs._pieces import AllocatePieces, Pieces
     from aioflow.specs._ragged import Array, Index
 
 __all__ = ["Scattered"]

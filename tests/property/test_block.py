@@ -176,7 +176,7 @@ def test_values_lie_one_behind_the_other(rows: list[tuple[int, bool]]) -> None:
         return allocated[-1]
 
     element = ElementSpec((TensorSpec("uint8", (None,)),))
-    with patch.object(_ragged_block, "COPIED_BYTES_MAX", COPIED):
+    with patch.object(_ragged_block, "FIRST_BYTES", 2 * COPIED):
         block = RaggedBlock(QueueDefinition("PaddingFIFOQueue", element, 10), 1000, ROOM, allocate)
     taken: list[Ragged] = []
     alone: list[int] = []
