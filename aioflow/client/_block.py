@@ -184,5 +184,5 @@ class _Apart:
             self._pieces.piece(index, self._dtype).reshape(self._row_shape)[...] = value
 
     def __getitem__(self, index: slice) -> Scattered:
-        count = index.stop - index.start
-        return Scattered(self._pieces.part(index.start, count), range(count), self._row_shape, self._dtype)
+        pieces = self._pieces.part(index.start, index.stop - index.start)
+        return Scattered.of_pieces(pieces, self._row_shape, self._dtype)

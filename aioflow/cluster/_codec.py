@@ -178,6 +178,7 @@ def encode_columns(columns: Sequence[Column]) -> Any:
         elif isinstance(column, Ragged):
             frames += [_bytes_of(column.sizes), _bytes_of(column.data)]
         elif isinstance(column, Scattered):
+            assert column.pieces is not None, "what is sent lies in pieces"
             frames.append(column.pieces)
         else:
             frames.append(_bytes_of(column))
@@ -222,7 +223,7 @@ def _in_one(frames: Iterator[AnyFrame]) -> Frame:
 
 
 def _scattered(frame: Pieces, dtype: str, shape: tuple[int, ...]) -> Scattered:
-    column = Scattered(frame, range(frame.count), shape[1:], numpy_dtype(dtype))
+    column = Scattered.of_pieces(frame, shape[1:], numpy_dtype(dtype))
     if column.shape != shape or column.row_bytes != frame.size:
         raise RemoteProtocolError(
             f"{dtype} of shape {list(shape)} in {frame.count} pieces of {frame.size} bytes; expected one for each row"

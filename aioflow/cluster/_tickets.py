@@ -11,7 +11,7 @@ from aioflow.cluster._answers import pack_error
 from aioflow.cluster._codec import describe_columns, encode, encode_columns
 from aioflow.errors import QueueError
 from aioflow.queues import Completed, Failed, Segment, gather
-from aioflow.specs import Strings
+from aioflow.specs import STRING_DTYPES
 from aioflow.transport import whole
 
 if TYPE_CHECKING:
@@ -162,8 +162,9 @@ class Tickets:
             self.answer(session, request, m.Rows(request, described), frames)
             call = session.delivered[request] = session.waiting.pop(request)
             call.rows = effect.rows.count
-            # Rows that were copied are kept once; strings are not what they were, as they are padded.
-            if len(effect.rows.parts) > 1 and not any(isinstance(column, Strings) for column in columns):
+            # Rows that were copied are kept once; strings whose shapes vary are not what they were, as they are padded.
+            are_padded = any(spec.dtype in STRING_DTYPES and not spec.has_one_shape for spec in element.components)
+            if effect.rows.lie_apart and not are_padded:
                 prioritised = queue.definition.kind == "PriorityQueue"
                 queue.machine.move(effect.ticket, Segment.of(columns, prioritised=prioritised))
         elif session.peer is not None:

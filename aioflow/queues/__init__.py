@@ -1,7 +1,7 @@
 """Queues as pure machines: a definition, an order, a gate and a batcher; no event loop, clock or socket.
 
-Read `_machine` first: its rules stand at the top. `_order` decides what is next, `_segments` holds rows, `_batch` makes
-columns of them, `_definition` says what two processes must agree on.
+Read `_machine` first: its rules stand at the top. `_order` decides what is next, `_segments` holds rows, and `_store`
+those that leave out of order; `_batch` makes columns of them, `_definition` says what two processes must agree on.
 """
 
 from aioflow.queues._batch import gather

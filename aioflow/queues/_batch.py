@@ -9,8 +9,10 @@ import numpy as np
 from aioflow.specs import STRING_DTYPES, Scattered, Strings, empty, join_columns, no_memory, numpy_dtype, take_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aioflow.queues._segments import Rows
-    from aioflow.specs import Allocate, Column, ElementSpec, TensorSpec
+    from aioflow.specs import Allocate, Array, Column, ElementSpec, Index, TensorSpec
 
 __all__ = ["gather"]
 
@@ -34,12 +36,33 @@ def gather(rows: Rows, element: ElementSpec, allocate: Allocate = no_memory) -> 
 
 
 def _gather_component(rows: Rows, component: int, spec: TensorSpec, allocate: Allocate) -> Column:
-    if len(rows.parts) == 1 and isinstance(rows.parts[0].index, slice):
-        column = rows.parts[0].segment.columns[component]
-        if not isinstance(column, Scattered):
-            return take_rows(column, rows.parts[0].index)
-    if spec.dtype in STRING_DTYPES:
-        return _gather_strings(rows, component, spec)
+    if len(rows.parts) == 1:
+        part = rows.parts[0]
+        column = part.segment.columns[component]
+        if isinstance(part.index, slice) and not isinstance(column, Scattered):
+            return take_rows(column, part.index)
+        if part.is_whole:
+            return _copy(column, allocate)
+    return (_gather_strings if spec.dtype in STRING_DTYPES else _gather_numbers)(rows, component, spec, allocate)
+
+
+def _copy(column: Column, allocate: Allocate) -> Column:
+    """Return a copy of numbers; of one row, which is large, what lies alone."""
+    if isinstance(column, Scattered):
+        if len(column.rows) == 1 and isinstance(row := column.rows[0], np.ndarray):
+            return row[None]
+        copy = empty(column.shape, column.dtype, allocate)
+        for place, row in enumerate(column.values(slice(None))):
+            copy[place] = row
+        return copy
+    if not isinstance(column, np.ndarray):
+        return column
+    copy = empty(column.shape, column.dtype, allocate)
+    copy[...] = column
+    return copy
+
+
+def _gather_numbers(rows: Rows, component: int, spec: TensorSpec, allocate: Allocate) -> Column:
     columns = [part.segment.columns[component] for part in rows.parts]
     arrays = [column for column in columns if isinstance(column, (np.ndarray, Scattered))]
     shapes = {array.shape[1:] for array in arrays}
@@ -48,20 +71,22 @@ def _gather_component(rows: Rows, component: int, spec: TensorSpec, allocate: Al
     gathered = empty((rows.count, *(shapes.pop() if shapes else _none(spec))), numpy_dtype(spec.dtype), allocate)
     is_small = gathered.nbytes < ROW_BYTES_ALONE * rows.count
     for part, array in zip(rows.parts, arrays, strict=True):
-        if isinstance(array, Scattered):
-            flat = gathered.reshape(rows.count, -1)
-            for place, row in zip(np.arange(rows.count)[part.places].tolist(), array.values(part.index), strict=True):
-                flat[place] = row
-            continue
-        if is_small or isinstance(part.index, slice):
+        if not isinstance(array, Scattered) and (is_small or isinstance(part.index, slice)):
             gathered[part.places] = array[part.index]
             continue
-        for place, row in zip(np.arange(rows.count)[part.places].tolist(), part.index.tolist(), strict=True):
-            gathered[place] = array[row]
+        places = np.arange(rows.count)[part.places].tolist()
+        for place, row in zip(places, _values(array, part.index), strict=True):
+            gathered[place] = row
     return gathered
 
 
-def _gather_strings(rows: Rows, component: int, spec: TensorSpec) -> Column:
+def _values(column: Array | Scattered, index: Index) -> Iterable[Array]:
+    if isinstance(column, Scattered):
+        return column.values(index)
+    return (column[row] for row in np.arange(len(column))[index].tolist())
+
+
+def _gather_strings(rows: Rows, component: int, spec: TensorSpec, _: Allocate) -> Column:
     columns = [part.segment.columns[component] for part in rows.parts]
     if not columns:
         return Strings.encode([], (0, *_none(spec)))
@@ -77,6 +102,6 @@ def _none(spec: TensorSpec) -> tuple[int, ...]:
 
 def _in_order(rows: Rows, taken: list[Column]) -> Column:
     """Join what was taken of each part, and bring it into the order of the selection."""
-    joined = join_columns(taken)
+    joined = join_columns(taken) if len(taken) > 1 else taken[0]
     places = np.concatenate([np.arange(rows.count)[part.places] for part in rows.parts])
     return joined if (np.diff(places) > 0).all() else take_rows(joined, np.argsort(places))

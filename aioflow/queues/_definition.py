@@ -25,7 +25,7 @@ NUMBER_MAX = 2**63 - 1
 # Large enough for a few hundred image batches, small enough that a dozen forgotten queues fit into one host.
 CAPACITY_BYTES_DEFAULT = 256 * 1000 * 1000
 
-# Of smaller rows, what is left of a put is copied in less time than it takes to give each back.
+# Smaller rows are copied in less time than it takes to give each back.
 SCATTERED_BYTES = 16 << 10
 
 
@@ -85,7 +85,7 @@ class QueueDefinition:
 
         Together, the rows of a put keep its memory until the last of them has left.
         """
-        if self.kind != "RandomShuffleQueue":
+        if self.kind not in {"RandomShuffleQueue", "PriorityQueue"}:
             return ()
         return tuple([i for i, part in enumerate(self.element.components) if (part.nbytes or 0) >= SCATTERED_BYTES])
 

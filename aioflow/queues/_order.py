@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+import numpy as np
+
 from aioflow.queues._segments import Rows, Segment
-from aioflow.queues._shuffle import CopiedShuffleOrder, ShuffleOrder
+from aioflow.queues._shuffle import ShuffleOrder
+from aioflow.queues._store import make_store
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
     from aioflow.queues._definition import QueueDefinition
+    from aioflow.specs import Array, Index
 
 __all__ = ["FifoOrder", "Order", "PriorityOrder", "make_order"]
 
@@ -101,17 +106,16 @@ class FifoOrder:
 class PriorityOrder:
     """Lowest priority first; ties in the order of acceptance."""
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int, int, Segment]] = []  # priority, number, row, segment
+    def __init__(self, definition: QueueDefinition) -> None:
+        self._store = make_store(definition)
+        self._heap: list[tuple[int, int, int]] = []  # priority, number, slot
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def push(self, segment: Segment, start: int, stop: int, number: int) -> None:
         """Add rows by their priorities."""
-        assert segment.priorities is not None
-        for row, priority in enumerate(segment.priorities[start:stop].tolist(), start):
-            heapq.heappush(self._heap, (priority, number + row - start, row, segment))
+        self._add(segment, slice(start, stop), np.arange(number, number + stop - start))
 
     def together(self, count: int) -> int:
         """All of them: they are copied one by one."""
@@ -119,22 +123,28 @@ class PriorityOrder:
 
     def pop(self, count: int) -> Rows:
         """Remove the rows of the lowest priorities, in order."""
-        rows = Rows()
-        for _ in range(count):
-            _, number, row, segment = heapq.heappop(self._heap)
-            rows.add(segment, slice(row, row + 1), number)
+        slots = np.array([heapq.heappop(self._heap)[2] for _ in range(count)], np.intp)
+        rows = self._store.take(slots)
+        if self._store.is_sparse:
+            with suppress(MemoryError):  # what was taken is not lost for that
+                self._store.pack(np.array([slot for _, _, slot in self._heap], np.intp))
+                self._heap = [(priority, number, slot) for slot, (priority, number, _) in enumerate(self._heap)]
         return rows
 
     def put_back(self, rows: Rows) -> None:
         """Add rows again under their old numbers."""
         for part in rows.parts:
-            assert isinstance(part.index, slice)
-            assert isinstance(part.numbers, int)
-            self.push(part.segment, part.index.start, part.index.stop, part.numbers)
+            self._add(part.segment, part.index, part.all_numbers)
+
+    def _add(self, segment: Segment, index: Index, numbers: Array) -> None:
+        assert segment.priorities is not None
+        slots = self._store.add(segment, index, numbers)
+        for entry in zip(segment.priorities[index].tolist(), numbers.tolist(), slots.tolist(), strict=True):
+            heapq.heappush(self._heap, entry)
 
 
 def make_order(definition: QueueDefinition, rng: Generator) -> Order:
     """Return the order of a queue's kind, empty."""
     if definition.kind == "RandomShuffleQueue":
-        return CopiedShuffleOrder(definition, rng) if CopiedShuffleOrder.takes(definition) else ShuffleOrder(rng)
-    return PriorityOrder() if definition.kind == "PriorityQueue" else FifoOrder()
+        return ShuffleOrder(definition, rng)
+    return PriorityOrder(definition) if definition.kind == "PriorityQueue" else FifoOrder()

@@ -57,14 +57,6 @@ class Segment:
             return int(self._before[index.stop] - self._before[index.start])
         return int(self.row_bytes[index].sum())
 
-    def kept_nbytes(self, index: Index) -> int:
-        """Payload bytes of rows that an index selects, without those that are let go of one by one."""
-        apart = sum([column.row_bytes for column in self.columns if isinstance(column, Scattered)])
-        if not apart:
-            return self.nbytes(index)
-        rows = index.stop - index.start if isinstance(index, slice) else len(index)
-        return self.nbytes(index) - rows * apart
-
     def release(self, index: Index) -> None:
         """Let go of rows that nobody reads any more, where they lie apart; the others go with the segment."""
         for column in self.columns:
@@ -74,7 +66,8 @@ class Segment:
     def select(self, index: Array) -> Segment:
         """Return a segment of some of the rows, in memory of its own, unless they lie apart."""
         columns = tuple(take_rows(column, index) for column in self.columns)
-        return Segment(len(index), columns, self.bytes_of(index))
+        priorities = None if self.priorities is None else self.priorities[index]
+        return Segment(len(index), columns, self.bytes_of(index), priorities)
 
     def bytes_of(self, index: Index) -> int | Array:
         """Payload bytes of each row that an index selects; one number where all have the same."""
@@ -105,6 +98,20 @@ class Part:
     index: Index
     places: Index
     numbers: int | Array
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all rows of the segment, each at the place that it has there; not found out of a slice."""
+        index = self.index
+        return index is self.places and isinstance(index, np.ndarray) and len(index) == self.segment.rows
+
+    @property
+    def all_numbers(self) -> Array:
+        """The numbers of acceptance of all."""
+        if isinstance(self.index, slice):
+            return np.arange(self.index.stop - self.index.start) + self.numbers
+        assert isinstance(self.numbers, np.ndarray)
+        return self.numbers
 
 
 class Rows:
@@ -141,6 +148,13 @@ class Rows:
             self.parts.append(Part(part.segment, part.index, shifted, part.numbers))
         self.count += other.count
         self.nbytes += other.nbytes
+
+    @property
+    def lie_apart(self) -> bool:
+        """Whether they become columns by a copy: they lie in several segments, or each in memory of its own."""
+        return len(self.parts) > 1 or any(
+            isinstance(column, Scattered) for part in self.parts for column in part.segment.columns
+        )
 
     def bytes_before(self) -> list[int]:
         """Payload bytes before each row, and of all."""

@@ -78,9 +78,14 @@ class Strings:
             first = int(self._ends[start - 1]) if start else 0
             last = int(self._ends[stop - 1]) if stop > start else first
             return Strings(self.lengths[index], self.data[first:last])
-        row_bytes = self.row_bytes
-        pieces = [self.data[self._ends[row] - row_bytes[row] : self._ends[row]] for row in index.tolist()]
-        return Strings(self.lengths[index], np.concatenate(pieces) if pieces else self.data[:0])
+        values = self.values(index)
+        return Strings(self.lengths[index], np.concatenate(values) if values else self.data[:0])
+
+    def values(self, index: Index) -> list[Array]:
+        """Return the bytes of each row that an index selects, in its order, where they are."""
+        ends = self._ends
+        starts = ends - self.row_bytes
+        return [self.data[a:b] for a, b in zip(starts[index].tolist(), ends[index].tolist(), strict=True)]
 
     def pad(self, shape: tuple[int, ...]) -> Strings:
         """Return rows that are filled at the end of each dimension with the empty string, up to `shape`."""

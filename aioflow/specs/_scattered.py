@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from aioflow.specs._pieces import AllocatePieces, Pieces
     from aioflow.specs._ragged import Array, Index
@@ -19,19 +19,27 @@ __all__ = ["Scattered"]
 
 @dataclass(frozen=True, slots=True)
 class Scattered:
-    """Rows in pieces of a frame, one in each.
+    """Rows, each in memory of its own.
 
     Attributes:
-        pieces: The frame.
-        rows: The number of the piece in which each row is.
+        rows: Of objects: an array, or pieces of a frame and the number of the one in which the row is.
         row_shape: The shape of a row.
         dtype: The dtype of all.
+        pieces: A frame whose pieces are the rows, in order, if there is one.
     """
 
-    pieces: Pieces
-    rows: Sequence[int]
+    rows: Array
     row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    pieces: Pieces | None = None
+
+    @classmethod
+    def of_pieces(cls, pieces: Pieces, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Scattered:
+        """Return the rows of a frame, one in each piece."""
+        rows = np.empty(pieces.count, object)
+        for number in range(pieces.count):
+            rows[number] = (pieces, number)
+        return cls(rows, row_shape, dtype, pieces)
 
     @classmethod
     def of(cls, array: Array, allocate: AllocatePieces) -> Scattered | None:
@@ -42,7 +50,7 @@ class Scattered:
             return None
         for number, row in enumerate(array):
             pieces.piece(number, array.dtype).reshape(row_shape)[...] = row
-        return cls(pieces, range(rows), tuple(row_shape), array.dtype)
+        return cls.of_pieces(pieces, tuple(row_shape), array.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,20 +64,27 @@ class Scattered:
 
     def take(self, index: Index) -> Scattered:
         """Return the rows that an index selects, in its order, where they are."""
-        return Scattered(self.pieces, self._numbers(index), self.row_shape, self.dtype)
+        return Scattered(self.rows[index], self.row_shape, self.dtype)
 
     def values(self, index: Index) -> Iterator[Array]:
-        """Return the values of rows that an index selects, in its order, each of one dimension."""
-        return (self.pieces.piece(number, self.dtype) for number in self._numbers(index))
+        """Return rows that an index selects, in its order."""
+        for row in self.rows[index]:
+            if isinstance(row, np.ndarray):
+                yield row
+            else:
+                pieces, number = row
+                yield pieces.piece(number, self.dtype).reshape(self.row_shape)
 
     def joined(self) -> Array:
         """Return a copy of all rows as one array."""
-        values = list(self.values(slice(None)))
-        return np.concatenate(values).reshape(self.shape) if values else np.empty(self.shape, self.dtype)
+        joined = np.empty(self.shape, self.dtype)
+        for row, value in zip(joined, self.values(slice(None)), strict=True):
+            row[...] = value
+        return joined
 
     def release(self, index: Index) -> None:
         """Let go of rows: nobody reads them any more."""
-        self.pieces.release(self._numbers(index))
-
-    def _numbers(self, index: Index) -> Sequence[int]:
-        return self.rows[index] if isinstance(index, slice) else [self.rows[row] for row in index.tolist()]
+        for row in self.rows[index]:
+            if not isinstance(row, np.ndarray):
+                pieces, number = row
+                pieces.release((number,))

@@ -42,6 +42,11 @@ class TensorSpec:
         sizes = [size for size in self.shape if size is not None]
         return None if len(sizes) < len(self.shape) else math.prod(sizes) * numpy_dtype(self.dtype).itemsize
 
+    @property
+    def has_one_shape(self) -> bool:
+        """Whether all values have the same shape."""
+        return self.shape is not None and None not in self.shape
+
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether a value of this shape fits."""
         return self.shape is None or (
