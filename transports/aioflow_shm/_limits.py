@@ -56,8 +56,13 @@ LEAVE_S = 0.05
 SEGMENT_BYTES = 4 << 20
 FIRST_BYTES = 1 << 20
 
-# From this size on, that of a writer's groups by default, sizes of frames are rounded up by less.
+# From this size on, that of a writer's groups by default, a frame that is copied has a segment with places of its size.
 LARGE_BYTES = 1 << 20
+
+# Of a segment that gets places of another size at most such a part is in none: of a client's, as what it puts may stay
+# in a queue, and of the server's own, as batches are soon read.
+UNUSED_SHARE = 1 / 16
+UNUSED_SHARE_OWN = 1 / 4
 
 # Segments of one direction; each takes two or three descriptors of the server and one or two of the client.
 SEGMENTS_MAX = 96

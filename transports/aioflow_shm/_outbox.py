@@ -175,7 +175,7 @@ class Outbox:
         if segments.wanted:
             for number, size in segments.wanted:
                 self.say(numbers(WANT, number, size))
-            segments.wanted = []
+            segments.wanted.clear()
         while segments.dropped:
             self.say(numbers(DROPPED, segments.dropped.pop()))
 

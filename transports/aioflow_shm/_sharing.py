@@ -74,9 +74,9 @@ class Sharing:
         return self._leases.unused(unused_s, wants_others=wants_others)
 
     def trim(self, unused_s: float, nbytes: float = math.inf) -> None:
-        """Drop memory as `Segments.trim` does, and say so."""
+        """Drop memory as `Pool.trim` does, and say so."""
         if self.is_up:
-            self._segments.trim(unused_s, nbytes)
+            self._segments.pool.trim(unused_s, nbytes)
             self.tell()
 
     def tell(self) -> None:
@@ -127,7 +127,7 @@ class Sharing:
             MalformedError: It does not say so at this time, or at all.
         """
         if kind == RECALL:
-            self._segments.give_back(values)
+            self._segments.pool.give_back(values)
             self._outbox.tell_of_segments()
             self._outbox.say(numbers(RECALLED))
         elif kind == RECALLED:
@@ -151,7 +151,7 @@ class Sharing:
             self._budget.wanted(self, number, values[1])
         elif kind != LENT:
             self._segments.answered(number, is_mapped=kind == MAPPED)
-        elif descriptors and self._segments.lent(number, descriptors[0]):
+        elif descriptors and self._segments.pool.lent(number, descriptors[0]):
             self._outbox.tell_of_segments()  # where it was dropped at once
         else:
             raise MalformedError(f"memory {number}, which was not asked for")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -48,11 +48,13 @@ import aioflow as flow
 async def main(address, turn, dtype, sizes):
     rng = np.random.default_rng(0)
     async with flow.Session(address), flow.lookup("full").writer(delay_s=10) as writer:
+        put = flow.lookup("full").enqueue if sizes[0] == "singly" else writer.write
         while True:
             await flow.lookup("turns").dequeue()
             for number in range(int(turn)):
-                shape = [*map(int, sizes)] if sizes[0] != "to" else [rng.integers(int(sizes[1]) // 50, int(sizes[1]))]
-                await writer.write((np.zeros(shape, dtype), np.int64(number)))
+                shape = [rng.integers(int(sizes[-1]) // 50, int(sizes[-1]))] if "to" in sizes else [*map(int, sizes)]
+                value = rng.bytes(*shape) if dtype == "bytes" else np.zeros(shape, dtype)
+                await put((np.int64(number), value))
             await writer.flush()
             await flow.lookup("written").enqueue(0)
 
@@ -64,7 +66,8 @@ asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]))
 def producing(address: str, turn: int, dtype: str, shape: list[int] | list[str]) -> Generator[int]:
     """Run a producer, which writes so many elements in each turn, as long as the block, which is given its process.
 
-    A shape of "to" and a number means vectors of a fiftieth of that number of values to that.
+    A shape of "to" and a number means vectors of a fiftieth of that number of values to that, or strings; with "singly"
+    before it each is enqueued by itself.
     """
     with tempfile.TemporaryFile() as told:
         command = [sys.executable, "-c", PRODUCER, address, str(turn), dtype, *map(str, shape)]
@@ -84,7 +87,7 @@ def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> 
 
     async def fill() -> tuple[int, int]:
         async with flow.Session(address) as session:
-            queue = flow.FIFOQueue(-1, [dtype, "int64"], [sizes, []], capacity_bytes=CAPACITY_BYTES, shared_name="full")
+            queue = flow.FIFOQueue(-1, ["int64", dtype], [[], sizes], capacity_bytes=CAPACITY_BYTES, shared_name="full")
             await queue.size()
             await flow.FIFOQueue(1, "int64", [[]], shared_name="turns").enqueue(0)
             with producing(address, 1_000_000, dtype, sizes) as pid:
@@ -102,20 +105,26 @@ def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> 
     assert 0.9 * CAPACITY_BYTES < shared <= MORE_MAX * CAPACITY_BYTES
 
 
-@pytest.mark.parametrize("longest", [50_000, 1_000_000, 5_000_000])
-def test_a_full_queue_of_rows_that_vary(start_server: StartServer, figure: Figure, longest: int) -> None:
+@pytest.mark.parametrize(
+    ("how", "longest"),
+    [(["to"], 50_000), (["to"], 1_000_000), (["to"], 5_000_000), (["singly", "to"], 400_000)],
+    ids=str,
+)
+def test_a_full_queue_of_rows_that_vary(
+    start_server: StartServer, figure: Figure, how: list[str], longest: int
+) -> None:
     """The same, whatever their sizes are; also when batches have been taken and others came for them."""
     _, address = start_server("ipc")
 
     async def fill() -> list[int]:
         async with flow.Session(address) as session:
             queue = flow.PaddingFIFOQueue(
-                -1, ["uint8", "int64"], [[None], []], capacity_bytes=CAPACITY_BYTES, shared_name="full"
+                -1, ["int64", "uint8"], [[], [None]], capacity_bytes=CAPACITY_BYTES, shared_name="full"
             )
             await queue.size()
             await flow.FIFOQueue(1, "int64", [[]], shared_name="turns").enqueue(0)
             shared: list[int] = []
-            with producing(address, 10_000_000, "uint8", ["to", str(longest)]), anyio.fail_after(FULL_S):
+            with producing(address, 10_000_000, "uint8", [*how, str(longest)]), anyio.fail_after(FULL_S):
                 for takes in (0, CAPACITY_BYTES // longest):
                     for _ in range(takes):
                         await queue.dequeue_many(4)
@@ -128,7 +137,10 @@ def test_a_full_queue_of_rows_that_vary(start_server: StartServer, figure: Figur
             return shared
 
     first, second = anyio.run(fill)
-    figure(f"full of rows of up to {longest} bytes, shared memory", f"{first / 1e6:.0f} MB, later {second / 1e6:.0f}")
+    figure(
+        f"full of rows {' '.join(how)} {longest} bytes, shared memory",
+        f"{first / 1e6:.0f} MB, later {second / 1e6:.0f}",
+    )
     assert 0.9 * CAPACITY_BYTES < first <= MORE_MAX * CAPACITY_BYTES
     assert second <= 1.2 * CAPACITY_BYTES
 
@@ -148,7 +160,7 @@ def test_producers_that_take_turns(start_server: StartServer, figure: Figure, im
 
     async def turn() -> tuple[int, int]:
         async with flow.Session(address) as session:
-            queue = flow.FIFOQueue(-1, [dtype, "int64"], [sizes, []], capacity_bytes=CAPACITY_BYTES, shared_name="full")
+            queue = flow.FIFOQueue(-1, ["int64", dtype], [[], sizes], capacity_bytes=CAPACITY_BYTES, shared_name="full")
             turns = flow.FIFOQueue(1, "int64", [[]], shared_name="turns")
             written = flow.FIFOQueue(1, "int64", [[]], shared_name="written")
             for each in (queue, turns, written):
@@ -179,33 +191,46 @@ def test_producers_that_take_turns(start_server: StartServer, figure: Figure, im
     assert max(shared) <= bytes_max
 
 
-def test_a_shuffled_queue_in_flow(start_server: StartServer, figure: Figure) -> None:
-    """Its rows come back one by one: beside them it takes a tenth, and the batch that the consumer has.
+@pytest.mark.parametrize("kind", ["RandomShuffleQueue", "PriorityQueue"])
+@pytest.mark.parametrize(
+    ("dtype", "sizes", "row_bytes"),
+    [("uint8", [224, 224, 3], 150_528), ("uint8", [8192], 8192), ("bytes", ["to", "200000"], 102_000)],
+    ids=["images", "rows of 8 KB", "strings"],
+)
+def test_a_queue_in_flow_that_rows_leave_out_of_order(
+    start_server: StartServer, figure: Figure, kind: str, dtype: str, sizes: list[Any], row_bytes: int
+) -> None:
+    """Each row goes by itself: beside them it takes a tenth, and the batch that the consumer has and the next one.
 
-    None of them are copied to the server's own memory for that.
+    Rows that lie in shared memory are not copied to the server's own, nor do others keep what they came in.
     """
     server, address = start_server("ipc")
-    dtype, sizes = SHAPES["images"]
     batch = 64
+    shape = [] if dtype == "bytes" else sizes
+    bytes_max = MORE_MAX * CAPACITY_BYTES + 2 * batch * row_bytes
 
     async def take() -> tuple[int, int]:
         async with flow.Session(address) as session:
-            queue = flow.RandomShuffleQueue(
-                -1, 10 * batch, [dtype, "int64"], [sizes, []], capacity_bytes=CAPACITY_BYTES, shared_name="full"
-            )
+            options: Any = {"capacity_bytes": CAPACITY_BYTES, "shared_name": "full"}
+            if kind == "PriorityQueue":  # an element's first component is the priority
+                queue: flow.Queue = flow.PriorityQueue(-1, [dtype], [shape], **options)
+            else:
+                queue = flow.RandomShuffleQueue(-1, 10 * batch, ["int64", dtype], [[], shape], **options)
             await queue.size()
             await flow.FIFOQueue(1, "int64", [[]], shared_name="turns").enqueue(0)
             before, shared, own = own_bytes(server.process.pid), 0, 0
             with producing(address, 1_000_000, dtype, sizes), anyio.fail_after(FULL_S):
                 while not (await queue.stats()).puts_waiting:
                     await anyio.sleep(0.05)
-                for _ in range(2 * CAPACITY_BYTES // (batch * 150_536)):
+                for _ in range(CAPACITY_BYTES // (batch * row_bytes)):
                     await queue.dequeue_many(batch)
-                    shared = max(shared, (await session.stats())[0].memory_bytes)
-                    own = max(own, own_bytes(server.process.pid) - before)
+                    now, now_own = (await session.stats())[0].memory_bytes, own_bytes(server.process.pid) - before
+                    assert now <= bytes_max
+                    assert now_own <= MORE_MAX * CAPACITY_BYTES
+                    shared, own = max(shared, now), max(own, now_own)
             return shared, own
 
     shared, own = anyio.run(take)
-    figure("shuffled in flow, shared memory", f"{shared / 1e6:.0f} MB, and {own / 1e6:.0f} MB of the server's own")
-    assert 0.9 * CAPACITY_BYTES < shared <= MORE_MAX * CAPACITY_BYTES + batch * 150_536
-    assert own <= 0.1 * CAPACITY_BYTES
+    figure(f"{kind} of {dtype} {sizes} in flow, shared", f"{shared / 1e6:.0f} MB, and {own / 1e6:.0f} MB of its own")
+    assert max(shared, own) > 0.9 * CAPACITY_BYTES
+    assert min(shared, own) <= 0.1 * CAPACITY_BYTES + 2 * batch * row_bytes

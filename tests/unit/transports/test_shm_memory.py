@@ -350,10 +350,10 @@ def test_memory_that_was_made_and_never_used_is_given_back() -> None:
     """A place whose frame went another way keeps nothing."""
     segments = Segments("peer", 1 << 30, Arena(), poison=False)
     assert segments.are_awaited([bytes(SIZE)], [SIZE])
-    segments.trim(0)
+    segments.pool.trim(0)
     assert segments.dropped == [], "the other side has not mapped it yet"
     segments.answered(0, is_mapped=True)
-    segments.trim(0)
+    segments.pool.trim(0)
     assert segments.dropped == [0]
     segments.close()
 
@@ -487,9 +487,17 @@ def test_leases_that_nobody_has_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "segments_max"), [(range(SIZE, 3 * SIZE, SIZE // 20), 40), ([SIZE] * 40, 14), ([SIZE // 10] * 400, 14)]
+    ("sizes", "segments_max", "share_max"),
+    [
+        (range(SIZE, 3 * SIZE, SIZE // 20), 40, 1.25),
+        ([SIZE] * 40, 14, 1.15),
+        ([SIZE // 10] * 400, 14, 1.15),
+        ([SIZE // 14 + number * 300_007 % SIZE for number in range(400)], 400, 1.1),
+    ],
 )
-def test_memory_for_frames_of_many_sizes_is_little_more_than_they_are(sizes: Sequence[int], segments_max: int) -> None:
+def test_memory_for_frames_of_many_sizes_is_little_more_than_they_are(
+    sizes: Sequence[int], segments_max: int, share_max: float
+) -> None:
     """There are as many places as frames of a size, and no more segments than it takes where there are many."""
     segments = Segments("somebody", 1 << 30, Arena(), poison=True)
     for size in sizes:
@@ -499,8 +507,27 @@ def test_memory_for_frames_of_many_sizes_is_little_more_than_they_are(sizes: Seq
             segments.answered(number, is_mapped=True)
         assert segments.put(frame, size) is not None
     nbytes = sum(memory.size for _, memory in segments.made)
-    assert nbytes <= 1.25 * sum(sizes)
+    assert nbytes <= share_max * sum(sizes)
     assert len(segments.made) <= segments_max
+    segments.close()
+
+
+def test_a_segment_that_is_not_in_use_gets_places_of_another_size() -> None:
+    """Before another one is made: for what is allocated, for pieces, and for what is copied, of any size."""
+    segments = Segments("somebody", 1 << 30, Arena(), poison=True)
+    frame = bytes(SIZE)
+    for size in (SEGMENT_BYTES, SEGMENT_BYTES * 15 // 16, SEGMENT_BYTES // 8, SEGMENT_BYTES):
+        segments.allocate(size)
+        for number, _ in segments.made:
+            segments.answered(number, is_mapped=True)
+        segments.allocate_pieces(SEGMENT_BYTES // 16, 8)
+        assert not segments.are_awaited([frame] * 3, [SIZE] * 3)
+        references = [segments.put(frame, SIZE) for _ in range(3)]
+        assert len({reference[:2] for reference in references if reference is not None}) == 3
+        for reference in references:
+            assert reference is not None
+            segments.end_lease(reference[3], is_kept=False)
+    assert len(segments.made) == 1
     segments.close()
 
 
