@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 import aioflow as flow
+from tests.integration.conftest import at_night
 from tests.integration.reliability.memory import own_bytes, shared_bytes
 from tests.integration.reliability.scale import TEST_S
 
@@ -39,6 +40,11 @@ PRODUCERS = 4
 # Images, which a queue has room for: in whole groups of 64, and with a rest. An open writer has the memory of a group,
 # which the rows to come go to.
 TURNS = {1600: 0, 1598: PRODUCERS * 9_699_328}
+
+# Dtype and shape, and bytes of a row.
+IMAGES = ("uint8", [224, 224, 3], 150_528)
+SMALL_ROWS = ("uint8", [8192], 8192)
+STRINGS = ("bytes", ["to", "200000"], 102_000)
 
 PRODUCER = """
 import asyncio, sys
@@ -79,7 +85,7 @@ def producing(address: str, turn: int, dtype: str, shape: list[int] | list[str])
             process.wait()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["images", pytest.param("megabytes", marks=at_night), "tensors"])
 def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> None:
     """With the usual writer, whose groups are full: 256 MB and at most a tenth."""
     server, address = start_server("ipc")
@@ -107,8 +113,12 @@ def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> 
 
 @pytest.mark.parametrize(
     ("how", "longest"),
-    [(["to"], 50_000), (["to"], 1_000_000), (["to"], 5_000_000), (["singly", "to"], 400_000)],
-    ids=str,
+    [
+        pytest.param(["to"], 50_000, id="50000"),
+        pytest.param(["to"], 1_000_000, id="1000000", marks=at_night),
+        pytest.param(["to"], 5_000_000, id="5000000"),
+        pytest.param(["singly", "to"], 400_000, id="singly-400000"),
+    ],
 )
 def test_a_full_queue_of_rows_that_vary(
     start_server: StartServer, figure: Figure, how: list[str], longest: int
@@ -191,11 +201,16 @@ def test_producers_that_take_turns(start_server: StartServer, figure: Figure, im
     assert max(shared) <= bytes_max
 
 
-@pytest.mark.parametrize("kind", ["RandomShuffleQueue", "PriorityQueue"])
 @pytest.mark.parametrize(
-    ("dtype", "sizes", "row_bytes"),
-    [("uint8", [224, 224, 3], 150_528), ("uint8", [8192], 8192), ("bytes", ["to", "200000"], 102_000)],
-    ids=["images", "rows of 8 KB", "strings"],
+    ("kind", "dtype", "sizes", "row_bytes"),
+    [
+        pytest.param("RandomShuffleQueue", *IMAGES, id="images-shuffle"),
+        pytest.param("PriorityQueue", *IMAGES, id="images-priority", marks=at_night),
+        pytest.param("RandomShuffleQueue", *SMALL_ROWS, id="small-shuffle", marks=at_night),
+        pytest.param("PriorityQueue", *SMALL_ROWS, id="small-priority"),
+        pytest.param("RandomShuffleQueue", *STRINGS, id="strings-shuffle"),
+        pytest.param("PriorityQueue", *STRINGS, id="strings-priority", marks=at_night),
+    ],
 )
 def test_a_queue_in_flow_that_rows_leave_out_of_order(
     start_server: StartServer, figure: Figure, kind: str, dtype: str, sizes: list[Any], row_bytes: int
