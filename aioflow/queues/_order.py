@@ -17,6 +17,8 @@ from aioflow.queues._shuffle import ShuffleOrder
 from aioflow.queues._store import make_store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.random import Generator
 
     from aioflow.queues._definition import QueueDefinition
@@ -123,8 +125,12 @@ class PriorityOrder:
 
     def pop(self, count: int) -> Rows:
         """Remove the rows of the lowest priorities, in order."""
-        slots = np.array([heapq.heappop(self._heap)[2] for _ in range(count)], np.intp)
-        rows = self._store.take(slots)
+        taken = [heapq.heappop(self._heap) for _ in range(count)]
+        try:
+            rows = self._store.take(np.array([slot for _, _, slot in taken], np.intp))
+        except MemoryError:
+            self._push(taken)
+            raise
         if self._store.is_sparse:
             with suppress(MemoryError):  # what was taken is not lost for that
                 self._store.pack(np.array([slot for _, _, slot in self._heap], np.intp))
@@ -139,7 +145,10 @@ class PriorityOrder:
     def _add(self, segment: Segment, index: Index, numbers: Array) -> None:
         assert segment.priorities is not None
         slots = self._store.add(segment, index, numbers)
-        for entry in zip(segment.priorities[index].tolist(), numbers.tolist(), slots.tolist(), strict=True):
+        self._push(zip(segment.priorities[index].tolist(), numbers.tolist(), slots.tolist(), strict=True))
+
+    def _push(self, entries: Iterable[tuple[int, int, int]]) -> None:
+        for entry in entries:
             heapq.heappush(self._heap, entry)
 
 

@@ -48,7 +48,9 @@ class ShuffleOrder:
 
     def pop(self, count: int) -> Rows:
         """Draw rows without replacement."""
-        rows = self._store.take(self._draw(count))
+        chosen = self._choose(count)
+        rows = self._store.take(self._slots[chosen])
+        self._fill_holes(chosen)
         if self._store.is_sparse:
             with suppress(MemoryError):  # what was drawn is not lost for that
                 self._store.pack(self._slots[: self._count])
@@ -62,20 +64,10 @@ class ShuffleOrder:
         self._slots[self._count : count] = self._store.add(segment, index, numbers)
         self._count = count
 
-    def _draw(self, count: int) -> Array:
-        """Take slots out."""
-        if count == 1:  # in a third of the time
-            at, last = int(self._rng.integers(self._count)), self._count - 1
-            drawn = self._slots[at : at + 1].copy()
-            self._slots[at] = self._slots[last]
-            self._count = last
-            return drawn
-        chosen = self._choose(count)
-        drawn = self._slots[chosen]
-        self._fill_holes(chosen)
-        return drawn
-
     def _choose(self, count: int) -> Array:
+        """Return the places of slots that are drawn."""
+        if count == 1:  # in a third of the time
+            return np.array([int(self._rng.integers(self._count))])
         if 2 * count > self._count:
             return self._rng.permutation(self._count)[:count]
         chosen = self._rng.integers(0, self._count, count)
@@ -90,6 +82,10 @@ class ShuffleOrder:
 
     def _fill_holes(self, chosen: Array) -> None:
         left = self._count - len(chosen)
+        if len(chosen) == 1:  # as above
+            self._slots[chosen] = self._slots[left]
+            self._count = left
+            return
         stays = np.ones(len(chosen), np.bool_)
         stays[chosen[chosen >= left] - left] = False
         movers, holes = np.flatnonzero(stays) + left, chosen[chosen < left]

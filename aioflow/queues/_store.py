@@ -48,9 +48,6 @@ class RowStore(ABC):
     Args:
         parts: Of each array the shape of an entry, and the dtype; behind them go the numbers of acceptance.
         rows_max: How many rows there mostly are at most; 0: nobody knows.
-
-    Attributes:
-        slots_used: How many slots have been in use; those that are free are used first.
     """
 
     def __init__(self, parts: Sequence[_Part], rows_max: int = 0) -> None:
@@ -59,43 +56,44 @@ class RowStore(ABC):
         self._rows_max = rows_max
         self._free: Array = np.empty(_ROWS_FIRST, np.intp)
         self._free_count = 0
-        self.slots_used = 0
+        self._slots_used = 0  # those that are free are used first
 
     def __len__(self) -> int:
-        return self.slots_used - self._free_count
+        return self._slots_used - self._free_count
 
     def add(self, segment: Segment, index: Index, numbers: Array) -> Array:
         """Take in rows of a segment, and their numbers of acceptance; return their slots. A failure adds nothing."""
         values = [*self._split(segment, index), numbers]
         again = min(len(numbers), self._free_count)
-        used = self.slots_used + len(numbers) - again
+        used = self._slots_used + len(numbers) - again
         if used > len(self._free):
             grown = min(GROWTH * len(self._free), self._rows_max)
             self._resize(grown if used <= grown else 2 * used)
         left = self._free_count - again
         slots = self._free[left : self._free_count].copy()
         if again < len(numbers):
-            slots = np.concatenate([slots, np.arange(self.slots_used, used)])
+            slots = np.concatenate([slots, np.arange(self._slots_used, used)])
         for array, value in zip(self._arrays, values, strict=True):
             array[slots] = value
         self._free_count = left
-        self.slots_used = used
+        self._slots_used = used
         return slots
 
     def take(self, slots: Array) -> Rows:
-        """Give out the rows of some slots, in order; the slots are free then."""
+        """Give out the rows of some slots, in order; the slots are free then. A failure gives out nothing."""
         *values, numbers = [array[slots] for array in self._arrays]
+        rows = self._join(values, numbers)
         for array in self._arrays:
             if array.dtype.hasobject:
                 array[slots] = None
         self._free[self._free_count : self._free_count + len(slots)] = slots
         self._free_count += len(slots)
-        return self._join(values, numbers)
+        return rows
 
     @property
     def is_sparse(self) -> bool:
         """Whether much memory was touched that is not used any more."""
-        return self.slots_used > 4 * len(self) and self.slots_used * self._slot_bytes > TOUCHED_BYTES_MAX
+        return self._slots_used > 4 * len(self) and self._slots_used * self._slot_bytes > TOUCHED_BYTES_MAX
 
     def pack(self, slots: Array) -> None:
         """Have the rows of all slots that are in use, which are given, in the first ones from now on, in this order.
@@ -104,11 +102,11 @@ class RowStore(ABC):
             MemoryError: There is none to copy them to; all is as it was.
         """
         self._arrays, self._free = self._copied(slots, max(_ROWS_FIRST, 2 * len(slots)))
-        self.slots_used, self._free_count = len(slots), 0
+        self._slots_used, self._free_count = len(slots), 0
 
     def _resize(self, rows: int) -> None:
         free = self._free[: self._free_count]
-        self._arrays, self._free = self._copied(slice(0, self.slots_used), rows)
+        self._arrays, self._free = self._copied(slice(0, self._slots_used), rows)
         self._free[: self._free_count] = free
 
     def _copied(self, slots: Index, rows: int) -> tuple[list[Array], Array]:
@@ -138,7 +136,7 @@ class _SegmentStore(RowStore):
 
     def _split(self, segment: Segment, index: Index) -> list[Any]:
         numbers = np.arange(segment.rows)[index]
-        is_alone = _is_alone(segment)
+        is_alone = segment.rows == 1 and segment.nbytes(slice(0, 1)) >= ALONE_BYTES
         return [_objects([segment if is_alone else segment.select(numbers[i : i + 1]) for i in range(len(numbers))])]
 
     def _join(self, values: list[Array], numbers: Array) -> Rows:
@@ -233,7 +231,7 @@ class _LargeRows:
         if isinstance(column, Scattered):
             return [column.rows[index]]
         values: Any = pad_column(take_rows(column, index))
-        return [_objects(list(values) if _is_alone(segment) else [value.copy() for value in values])]
+        return [_objects(list(values) if _is_alone(segment, values) else [value.copy() for value in values])]
 
     def join(self, values: Sequence[Array]) -> Column:
         return Scattered(values[0], self._row_shape, self._dtype)
@@ -250,7 +248,9 @@ class _StringRows:
         column = segment.columns[self._component]
         assert isinstance(column, Strings)
         rows: list[Any] = column.values(index)
-        if not _is_alone(segment):  # `bytes` take half of the time and memory, but are copied while no thread runs
+        if not _is_alone(
+            segment, column.data
+        ):  # `bytes` take half of the time and memory, but are copied while no thread runs
             rows = [row.tobytes() if len(row) < ALONE_BYTES else row.copy() for row in rows]
         return [column.lengths[index], _objects(rows)]
 
@@ -271,5 +271,5 @@ def _objects(values: Sequence[Any]) -> Array:
     return objects
 
 
-def _is_alone(segment: Segment) -> bool:
-    return segment.rows == 1 and segment.nbytes(slice(0, 1)) >= ALONE_BYTES
+def _is_alone(segment: Segment, values: Array) -> bool:
+    return segment.rows == 1 and values.nbytes >= ALONE_BYTES

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioflow.queues import Completed, Kind, QueueDefinition, QueueMachine, Segment, Ticket, gather
+from aioflow.queues import Completed, Kind, QueueDefinition, QueueMachine, Segment, Ticket, _store, gather
 from aioflow.queues._store import ALONE_BYTES
 from aioflow.specs import ElementSpec, Strings, TensorSpec, pad_column, to_columns
 
@@ -179,3 +179,24 @@ def test_what_came_alone_stays_where_it_is(kind: Kind, component: str) -> None:
     gone = weakref.ref(data)
     del data, column, effect, taken, values
     assert gone() is None
+
+
+@pytest.mark.parametrize("component", ["strings", "two strings"])
+@pytest.mark.parametrize("kind", ["RandomShuffleQueue", "PriorityQueue"])
+def test_what_cannot_be_taken_stays(kind: Kind, component: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no memory to join strings: it is there for the next who asks."""
+    held = Held(kind, COMPONENTS[component])
+    held.put(6)
+    held.machine.take_effects()
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    for count in (1, 4):
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(_store._StringRows, "join", fail)
+            held.machine._order.pop(count)
+    assert len(held.machine) == 6
+    held.get(6)
+    held.end(0)
+    assert sorted(held.left) == held.came
