@@ -78,8 +78,8 @@ class Scattered:
     def joined(self) -> Array:
         """Return a copy of all rows as one array."""
         joined = np.empty(self.shape, self.dtype)
-        for row, value in zip(joined, self.values(slice(None)), strict=True):
-            row[...] = value
+        for number, value in enumerate(self.values(slice(None))):
+            joined[number] = value
         return joined
 
     def release(self, index: Index) -> None:

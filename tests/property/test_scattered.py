@@ -179,6 +179,7 @@ def test_scattered_rows_as_columns() -> None:
     assert pad_column(column.take(slice(1, 3))).tolist() == [[3, 4, 5], [6, 7, 8]]  # type: ignore[union-attr]
     assert column.take(np.array([3, 0])).take(np.array([1])).joined().tolist() == [[0, 1, 2]]
     assert column.take(slice(0, 0)).joined().shape == (0, 3)
+    assert scatter(np.arange(3)).joined().tolist() == [0, 1, 2]
     joined = join_columns([column, np.full((1, 3), 9)])
     assert isinstance(joined, np.ndarray)
     assert joined[3:].tolist() == [[9, 10, 11], [9, 9, 9]]
