@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from aioflow.queues._effects import Ticket
     from aioflow.queues._segments import Segment
 
-__all__ = ["COPY_BYTES_MAX", "RESULT_BYTES_MAX", "Get", "Put"]
+__all__ = ["AHEAD_BYTES_MAX", "COPY_BYTES_MAX", "RESULT_BYTES_MAX", "Get", "Put"]
 
 # What one waiting get may pile up outside of the capacity: a few elements of the largest size planned for, 1 GB.
 RESULT_BYTES_MAX = 4 * 1000**3
 
 # Who asks ahead gets no more than so much that was copied together from several puts: one more message takes less.
 COPY_BYTES_MAX = 1 << 20
+
+# Nor more than so many bytes: it asks for so many by the size of those that it had, and these may be larger.
+AHEAD_BYTES_MAX = 32 << 20
 
 # What a put is told.
 CLOSED = (

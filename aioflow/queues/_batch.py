@@ -47,10 +47,12 @@ def _gather_component(rows: Rows, component: int, spec: TensorSpec, allocate: Al
 
 
 def _copy(column: Column, allocate: Allocate) -> Column:
-    """Return a copy of numbers; of one row, which is large, what lies alone."""
+    """Return a copy of numbers; of one row, which is large, what lies alone, to be read."""
     if isinstance(column, Scattered):
         if len(column.rows) == 1 and isinstance(row := column.rows[0], np.ndarray):
-            return row[None]
+            view: Array = row[None]
+            view.flags.writeable = False  # it may come back
+            return view
         copy = empty(column.shape, column.dtype, allocate)
         for place, row in enumerate(column.values(slice(None))):
             copy[place] = row

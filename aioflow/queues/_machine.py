@@ -24,7 +24,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from aioflow.errors import AioflowError, EndOfQueue, OperationCancelled, QueueClosed, QueueError
-from aioflow.queues._attempts import CLOSED, COPY_BYTES_MAX, RESULT_BYTES_MAX, Get, Put
+from aioflow.queues._attempts import AHEAD_BYTES_MAX, CLOSED, COPY_BYTES_MAX, RESULT_BYTES_MAX, Get, Put
 from aioflow.queues._definition import UNBOUNDED, QueueDefinition
 from aioflow.queues._deliveries import Deliveries
 from aioflow.queues._effects import Completed, Effect, Failed, QueueStats, Recall, Ticket
@@ -353,10 +353,10 @@ class QueueMachine:
     def _runs(self, get: Get) -> int:
         """How many runs a request brings, of which there is one; who asks for many leaves their share to others."""
         owners = {get.owner, *(ask.owner for ask in self._asks.values())}
-        runs = min(get.runs, max(1, self._available() // get.count // len(owners)))
-        if runs * get.count * self._size_bytes > COPY_BYTES_MAX * len(self._order):  # by the mean of what is held
-            runs = max(1, self._order.together(runs * get.count) // get.count)
-        return runs
+        run_bytes = get.count * self._size_bytes // len(self._order) or 1  # by the mean of what is held
+        runs = max(1, min(get.runs, self._available() // get.count // len(owners), AHEAD_BYTES_MAX // run_bytes))
+        is_little = runs * run_bytes <= COPY_BYTES_MAX
+        return runs if is_little else max(1, self._order.together(runs * get.count) // get.count)
 
     def _recall(self) -> None:
         """Ask for what was sent ahead while the head get misses something."""

@@ -144,8 +144,9 @@ class PriorityOrder:
 
     def _add(self, segment: Segment, index: Index, numbers: Array) -> None:
         assert segment.priorities is not None
+        priorities = segment.priorities[index].tolist()
         slots = self._store.add(segment, index, numbers)
-        self._push(zip(segment.priorities[index].tolist(), numbers.tolist(), slots.tolist(), strict=True))
+        self._push(zip(priorities, numbers.tolist(), slots.tolist(), strict=True))
 
     def _push(self, entries: Iterable[tuple[int, int, int]]) -> None:
         for entry in entries:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aioflow.specs import Scattered, column_row_bytes, take_rows
+from aioflow.specs import Scattered, column_row_bytes, pad_column, take_rows
 
 if TYPE_CHECKING:
     from aioflow.specs import Array, Column, Index
@@ -45,7 +45,7 @@ class Segment:
     def of(cls, columns: tuple[Column, ...], *, prioritised: bool = False) -> Segment:
         """Make a segment of columns; with `prioritised` the first column is the priorities."""
         row_bytes = sum((column_row_bytes(column) for column in columns), start=0)
-        priorities = columns[0] if prioritised else None
+        priorities = pad_column(columns[0]) if prioritised else None  # a peer may send them in pieces
         return cls(columns[0].shape[0], columns, row_bytes, priorities)  # type: ignore[arg-type]
 
     def nbytes(self, index: Index) -> int:

@@ -135,9 +135,10 @@ class _SegmentStore(RowStore):
     """Rows of any shape: each is a segment."""
 
     def _split(self, segment: Segment, index: Index) -> list[Any]:
-        numbers = np.arange(segment.rows)[index]
-        is_alone = segment.rows == 1 and segment.nbytes(slice(0, 1)) >= ALONE_BYTES
-        return [_objects([segment if is_alone else segment.select(numbers[i : i + 1]) for i in range(len(numbers))])]
+        if segment.rows == 1 and segment.nbytes(slice(0, 1)) >= ALONE_BYTES:
+            return [_objects([segment])]
+        rows = np.arange(index.start, index.stop) if isinstance(index, slice) else index
+        return [_objects([segment.select(rows[i : i + 1]) for i in range(len(rows))])]
 
     def _join(self, values: list[Array], numbers: Array) -> Rows:
         rows = Rows()
@@ -248,9 +249,8 @@ class _StringRows:
         column = segment.columns[self._component]
         assert isinstance(column, Strings)
         rows: list[Any] = column.values(index)
-        if not _is_alone(
-            segment, column.data
-        ):  # `bytes` take half of the time and memory, but are copied while no thread runs
+        # `bytes` take half of the time and memory, but while they are copied no other thread runs.
+        if not _is_alone(segment, column.data):
             rows = [row.tobytes() if len(row) < ALONE_BYTES else row.copy() for row in rows]
         return [column.lengths[index], _objects(rows)]
 

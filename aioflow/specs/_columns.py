@@ -83,9 +83,9 @@ class Strings:
 
     def values(self, index: Index) -> list[Array]:
         """Return the bytes of each row that an index selects, in its order, where they are."""
-        ends = self._ends
-        starts = ends - self.row_bytes
-        return [self.data[a:b] for a, b in zip(starts[index].tolist(), ends[index].tolist(), strict=True)]
+        ends, lengths = self._ends[index], self.lengths[index]
+        starts = ends - lengths.sum(axis=tuple(range(1, lengths.ndim)))
+        return [self.data[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     def pad(self, shape: tuple[int, ...]) -> Strings:
         """Return rows that are filled at the end of each dimension with the empty string, up to `shape`."""

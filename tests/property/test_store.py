@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioflow.queues import Completed, Kind, QueueDefinition, QueueMachine, Segment, Ticket, _store, gather
+from aioflow.queues._attempts import AHEAD_BYTES_MAX
 from aioflow.queues._store import ALONE_BYTES
-from aioflow.specs import ElementSpec, Strings, TensorSpec, pad_column, to_columns
+from aioflow.specs import ElementSpec, Scattered, Strings, TensorSpec, pad_column, to_columns
+from tests.property.pieces import FakePieces
 
 if TYPE_CHECKING:
     from aioflow.specs import Column
@@ -200,3 +202,51 @@ def test_what_cannot_be_taken_stays(kind: Kind, component: str, monkeypatch: pyt
     held.get(6)
     held.end(0)
     assert sorted(held.left) == held.came
+
+
+def test_a_large_row_comes_back_as_it_was() -> None:
+    """Who takes it alone gets it where it lies, to be read."""
+    spec = COMPONENTS["large numbers"]
+    held = Held("RandomShuffleQueue", spec)
+    held.put(2)
+    for _ in range(2):
+        held.get(1)
+        ((_, column),) = held._columns.values()
+        with pytest.raises(ValueError, match="read-only"):
+            column[:] = 7  # type: ignore[index]
+        held.end(0, restores=True)
+    held.get(2)
+
+
+@pytest.mark.parametrize("kind", ["RandomShuffleQueue", "PriorityQueue"])
+def test_priorities_and_small_numbers_in_pieces(kind: Kind) -> None:
+    """As a peer may send them that is no client of ours: they are numbers as any others."""
+    element = ElementSpec((TensorSpec("int64", ()), TensorSpec("int64", ())))
+    machine = QueueMachine(QueueDefinition(kind, element, -1), np.random.default_rng(0))
+    numbers = np.array([3, 1, 2])
+    columns = tuple(Scattered.of_pieces(FakePieces.of(numbers), (), numbers.dtype) for _ in range(2))
+    machine.enqueue(Segment.of(columns, prioritised=kind == "PriorityQueue"))
+    machine.dequeue(3)
+    _, effect = machine.take_effects()
+    assert isinstance(effect, Completed)
+    assert effect.rows is not None
+    first, second = map(pad_column, gather(effect.rows, element))
+    assert np.array_equal(first, second)  # type: ignore[arg-type]
+    assert sorted(np.asarray(first).tolist()) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["FIFOQueue", "RandomShuffleQueue", "PriorityQueue"])
+def test_what_goes_ahead_is_bounded_in_bytes(kind: Kind) -> None:
+    """Who had small elements asks for many, and those that follow may be large."""
+    element = ElementSpec((TensorSpec("int64", ()), TensorSpec("bytes", ())))
+    machine = QueueMachine(QueueDefinition(kind, element, -1), np.random.default_rng(0))
+    for priority, count, size in ((0, 64, 1), (1, 600, 1 << 18)):
+        strings = Strings.encode([bytes(size)] * count, (count,))
+        machine.enqueue(Segment.of((np.full(count, priority), strings), prioritised=kind == "PriorityQueue"))
+    machine.take_effects()
+    for _ in range(2):
+        machine.ask(16, 128)
+        (effect,) = machine.take_effects()
+        assert isinstance(effect, Completed)
+        assert effect.rows is not None
+        assert effect.rows.nbytes <= AHEAD_BYTES_MAX

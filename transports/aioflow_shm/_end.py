@@ -183,8 +183,8 @@ class End:
     def _offer(self, allocate: Callable[[], _T | None]) -> _T | None:
         if not self._is_open or self._loss is not None or self._generation != current_generation():
             return None
-        memory = allocate()
-        if self._segments.made or self._segments.wanted:  # so that it is there by the time that something is sent
+        memory, pool = allocate(), self._segments.pool
+        if pool.made or pool.wanted:  # so that it is there by the time that something is sent
             self._outbox.tell_of_segments()
             self.flush()
         return memory

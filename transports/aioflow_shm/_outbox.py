@@ -167,7 +167,7 @@ class Outbox:
 
     def tell_of_segments(self) -> None:
         """Tell the other side of memory that it is to map, and to lend, and of what it may forget."""
-        segments = self._segments
+        segments = self._segments.pool
         if segments.made:
             for number, memory in segments.made:
                 self._said.append(((numbers(SEGMENT, number, memory.size),), memory))

@@ -167,7 +167,7 @@ class AnySegment(Segment):
 
     def take(self, size: int) -> int:
         """Take a place of so many bytes, rounded up, into use; return where it begins."""
-        size = min(-(-size // ALIGN_BYTES) * ALIGN_BYTES, self.size)
+        size = -(-size // ALIGN_BYTES) * ALIGN_BYTES
         at = next(i for i, (start, end) in enumerate(self._room) if end - start >= size)
         start, end = self._room[at]
         self._room[at : at + 1] = [(start + size, end)] if start + size < end else []

@@ -185,7 +185,7 @@ class Pool:
             segment.map()
             return True
         logger.info("%s cannot share memory, or as much: large frames to it travel in packets", self._peer)
-        self._refused_from = segment.place_bytes
+        self._refused_from = min(self._refused_from, segment.place_bytes)
         self._forget(segment)
         return True
 
@@ -221,7 +221,7 @@ class Pool:
     def _lack(self, place_bytes: int, why: str) -> None:
         """Have no frames of that size in memory any more."""
         logger.info("no memory can be shared with %s, large frames travel in packets: %s", self._peer, why)
-        self._refused_from = place_bytes
+        self._refused_from = min(self._refused_from, place_bytes)
 
     def _make_room(self, size: int, bytes_max: int) -> bool:
         """Drop segments that are not in use, the oldest first, until there is room for one more."""

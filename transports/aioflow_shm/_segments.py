@@ -21,7 +21,7 @@ from aioflow.transport import Pieces
 from aioflow_shm._limits import MEMORY_FROM, PIECE_FROM
 from aioflow_shm._passing import Passing
 from aioflow_shm._pieces import PlacedPieces, PlacesGone
-from aioflow_shm._places import ANY_SIZE, Place, round_up
+from aioflow_shm._places import ANY_SIZE, AnySegment, Place, round_up
 from aioflow_shm._pool import Pool
 from aioflow_shm._views import find_owner
 
@@ -47,9 +47,6 @@ class Segments:
 
     Attributes:
         pool: Which segments there are.
-        made: Numbers and memory of segments that the other side is to be told of.
-        wanted: Numbers and sizes of those that it is to lend.
-        dropped: Numbers of segments that it may forget.
     """
 
     def __init__(self, peer: str, bytes_max: int, arena: Arena | None, *, poison: bool) -> None:
@@ -60,8 +57,7 @@ class Segments:
         number_segment = itertools.count().__next__
         self._number_lease = (number % _NUMBERS for number in itertools.count(1)).__next__
         self.pool = pool = Pool(peer, bytes_max, arena, number_segment, self._gone, poison=poison)
-        self.made, self.wanted, self.dropped = pool.made, pool.wanted, pool.dropped
-        self._passing = Passing(number_segment, self.made, self.dropped)
+        self._passing = Passing(number_segment, pool.made, pool.dropped)
 
     def are_awaited(self, frames: Sequence[AnyFrame], sizes: Sequence[int], *, asks: bool = True) -> bool:
         """Whether there will be places for frames as soon as the other side has answered; `asks` it for them."""
@@ -91,12 +87,8 @@ class Segments:
     def _are_coming(self, kind: int, sizes: Sequence[int], *, asks: bool) -> bool:
         """Whether places of one kind will be there for some of these when the other side has mapped them."""
         segments = self.pool.of_kind(kind)
-        if kind == ANY_SIZE:  # as if all went one behind the other
-            size = sum([round_up(each) for each in sizes])
-            found = [segment for segment in segments if segment.has_room(size)]
-            if not found and asks and (made := self.pool.make(kind, size)) is not None:
-                found.append(made)
-            return bool(found) and not any(segment.is_mapped for segment in found)
+        if kind == ANY_SIZE:
+            return self._is_room_coming(segments, sizes, asks=asks)
         count = len(sizes) - sum(len(segment.free) for segment in segments if segment.is_mapped)
         coming = sum(len(segment.free) for segment in segments if not segment.is_mapped)
         while asks and coming < count and (segment := self.pool.make(kind, kind)) is not None:
@@ -105,6 +97,23 @@ class Segments:
             else:
                 coming += len(segment.free)
         return count > 0 and coming > 0
+
+    def _is_room_coming(self, segments: Sequence[Segment], sizes: Sequence[int], *, asks: bool) -> bool:
+        """The same of frames of any sizes: each takes the largest room of the first segment where it is enough."""
+        rooms: list[tuple[Segment, int]] = [(each, each.largest) for each in segments if isinstance(each, AnySegment)]
+        rooms.sort(key=lambda each: not each[0].is_mapped)
+        is_coming = False
+        for size in map(round_up, sizes):
+            at = next((i for i, (_, room) in enumerate(rooms) if room >= size), len(rooms))
+            if at == len(rooms):
+                made = self.pool.make(ANY_SIZE, size) if asks else None
+                if made is None:
+                    continue
+                rooms.append((made, made.size))
+            segment, room = rooms[at]
+            rooms[at] = segment, room - size
+            is_coming |= not segment.is_mapped
+        return is_coming
 
     def put(self, frame: AnyFrame, size: int) -> Reference | None:
         """Return where a frame lies, or to where it was copied; None where it is too small, or there is no place.
@@ -198,7 +207,7 @@ class Segments:
     @property
     def has_any(self) -> bool:
         """Whether the other side has any of this memory, or is still to be told that it is gone."""
-        return bool(self.pool or self._passing.has_any or self.dropped)
+        return bool(self.pool or self._passing.has_any or self.pool.dropped)
 
     def answered(self, number: int, *, is_mapped: bool) -> None:
         """Learn whether the other side has mapped a segment, or lends it."""

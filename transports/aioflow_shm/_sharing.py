@@ -81,7 +81,7 @@ class Sharing:
 
     def tell(self) -> None:
         """Have the other end know what it may forget, although there is no message for it."""
-        if self.is_up and self._segments.dropped:
+        if self.is_up and self._segments.pool.dropped:
             self._outbox.tell_of_segments()
             self._write_later()
 

@@ -351,10 +351,10 @@ def test_memory_that_was_made_and_never_used_is_given_back() -> None:
     segments = Segments("peer", 1 << 30, Arena(), poison=False)
     assert segments.are_awaited([bytes(SIZE)], [SIZE])
     segments.pool.trim(0)
-    assert segments.dropped == [], "the other side has not mapped it yet"
+    assert segments.pool.dropped == [], "the other side has not mapped it yet"
     segments.answered(0, is_mapped=True)
     segments.pool.trim(0)
-    assert segments.dropped == [0]
+    assert segments.pool.dropped == [0]
     segments.close()
 
 
@@ -466,7 +466,7 @@ def test_leases_that_nobody_has_change_nothing() -> None:
     segments = Segments("somebody", 1 << 30, Arena(), poison=True)
     frame = bytes(SIZE // 4)
     assert segments.are_awaited([frame], [len(frame)])
-    ((number, _),) = segments.made
+    ((number, _),) = segments.pool.made
     segments.answered(number + 1, is_mapped=True)
     assert segments.put(frame, len(frame)) is None
     segments.answered(number, is_mapped=True)
@@ -503,12 +503,43 @@ def test_memory_for_frames_of_many_sizes_is_little_more_than_they_are(
     for size in sizes:
         frame = bytes(size)
         segments.are_awaited([frame], [size])
-        for number, _ in segments.made:
+        for number, _ in segments.pool.made:
             segments.answered(number, is_mapped=True)
         assert segments.put(frame, size) is not None
-    nbytes = sum(memory.size for _, memory in segments.made)
+    nbytes = sum(memory.size for _, memory in segments.pool.made)
     assert nbytes <= share_max * sum(sizes)
-    assert len(segments.made) <= segments_max
+    assert len(segments.pool.made) <= segments_max
+    segments.close()
+
+
+def test_frames_of_one_message_lie_in_several_segments() -> None:
+    """However many there are, no segment is larger than others, and all are within the bound."""
+    bytes_max = 80 * SEGMENT_BYTES
+    segments = Segments("somebody", bytes_max, Arena(), poison=True)
+    sizes = [SIZE - 100_000] * 150
+    frames = [bytes(size) for size in sizes]
+    for number in range(3):
+        assert segments.are_awaited(frames, sizes)
+        made = [*segments.pool.made]
+        for segment, _ in made:
+            segments.answered(segment, is_mapped=True)
+        assert max(memory.size for _, memory in made) == SEGMENT_BYTES
+        assert sum(memory.size for _, memory in made) <= bytes_max
+        references = list(map(segments.put, frames, sizes))
+        assert (None in references) == (number == 2)
+    segments.close()
+
+
+def test_what_was_refused_stays_refused() -> None:
+    """Also when more is refused later: a message of several frames asks for each."""
+    segments = Segments("somebody", 1 << 30, None, poison=True)
+    for size, count in ((600_000, 1), (500_000, 4)):
+        assert segments.are_awaited([bytes(size)] * count, [size] * count)
+        while segments.pool.wanted:
+            segments.answered(segments.pool.wanted.pop()[0], is_mapped=False)
+        assert segments.pool.is_refused(600_000)
+    assert segments.pool.is_refused(500_000)
+    assert not segments.are_awaited([bytes(500_000)] * 4, [500_000] * 4)
     segments.close()
 
 
@@ -518,7 +549,7 @@ def test_a_segment_that_is_not_in_use_gets_places_of_another_size() -> None:
     frame = bytes(SIZE)
     for size in (SEGMENT_BYTES, SEGMENT_BYTES * 15 // 16, SEGMENT_BYTES // 8, SEGMENT_BYTES):
         segments.allocate(size)
-        for number, _ in segments.made:
+        for number, _ in segments.pool.made:
             segments.answered(number, is_mapped=True)
         segments.allocate_pieces(SEGMENT_BYTES // 16, 8)
         assert not segments.are_awaited([frame] * 3, [SIZE] * 3)
@@ -527,7 +558,7 @@ def test_a_segment_that_is_not_in_use_gets_places_of_another_size() -> None:
         for reference in references:
             assert reference is not None
             segments.end_lease(reference[3], is_kept=False)
-    assert len(segments.made) == 1
+    assert len(segments.pool.made) == 1
     segments.close()
 
 

@@ -400,11 +400,11 @@ def test_what_is_dropped() -> None:
     segments = Segments("somebody", 1 << 30, Arena(), poison=True)
     frame = bytes(SIZE)
     assert segments.are_awaited([frame], [SIZE])
-    ((number, _),) = segments.made
+    ((number, _),) = segments.pool.made
 
     def trim(idle_s: float) -> list[int]:
         segments.pool.trim(idle_s)
-        return segments.dropped
+        return segments.pool.dropped
 
     assert not trim(0)
     segments.answered(number, is_mapped=True)
@@ -429,9 +429,9 @@ def test_what_a_server_itself_does_not_use_makes_way_for_other_sizes(monkeypatch
     assert held is not None
     for size in range(SIZE, 9 * SIZE, SIZE // 2):
         segments.are_awaited([bytes(size)], [size])
-        for number, _ in segments.made:
+        for number, _ in segments.pool.made:
             segments.answered(number, is_mapped=True)
-        segments.made.clear()
+        segments.pool.made.clear()
         reference = segments.put(bytes(size), size)
         assert reference is not None
         segments.end_lease(reference[-1], is_kept=False)
