@@ -59,8 +59,8 @@ FIRST_BYTES = 1 << 20
 # From this size on, that of a writer's groups by default, a frame that is copied has a segment with places of its size.
 LARGE_BYTES = 1 << 20
 
-# Of a segment that gets places of another size at most such a part is in none: of a client's, as what it puts may stay
-# in a queue, and of the server's own, as batches are soon read.
+# Of a segment at most such a part is in no place: of a client's, as what it puts may stay in a queue, and of one of the
+# server's own that gets places of another size, as batches are soon read.
 UNUSED_SHARE = 1 / 16
 UNUSED_SHARE_OWN = 1 / 4
 

@@ -118,9 +118,7 @@ class Pool:
         if (unused := self._find_unused(kind, place_bytes)) is not None:
             self._forget(unused)
             return self._note(recut(unused, kind, place_bytes))
-        segment_bytes = min(SEGMENT_BYTES, (1 + len(self._by_kind.get(kind, ()))) * FIRST_BYTES)
-        places = segment_bytes // place_bytes if segment_bytes < SEGMENT_BYTES else -(-SEGMENT_BYTES // place_bytes)
-        size = max(segment_bytes, place_bytes) if kind == ANY_SIZE else max(1, places) * place_bytes
+        size = self._segment_bytes(kind, place_bytes)
         if self._arena is not None:  # what others have to give back is not waited for
             self.trim(RECENT_S, self._arena.nbytes - self._arena.free_bytes + size - SHARED_BYTES)
         largest = max((segment.place_bytes for segment in self._segments.values()), default=0)
@@ -139,6 +137,14 @@ class Pool:
                 return None
             self.made.append((number, segment.memory))
         return self._note(segment)
+
+    def _segment_bytes(self, kind: int, place_bytes: int) -> int:
+        """Return how large the next segment is: as some frames of this size, if else much of it had room for none."""
+        nbytes = min(SEGMENT_BYTES, (1 + len(self._by_kind.get(kind, ()))) * FIRST_BYTES)
+        if kind == ANY_SIZE and nbytes % place_bytes <= UNUSED_SHARE * nbytes:
+            return nbytes
+        places = nbytes // place_bytes if nbytes < SEGMENT_BYTES else -(-SEGMENT_BYTES // place_bytes)
+        return max(1, places) * place_bytes
 
     def trim(self, unused_s: float, nbytes: float = math.inf) -> None:
         """Drop segments that were not in use for so long, the longest unused first, until they have so many bytes."""
