@@ -1,4 +1,4 @@
-"""Single elements gathered as they are written, where they are numbers of known ranks and sizes vary: one copy each."""
+"""Single elements gathered as they are written, where sizes vary: strings and numbers of known ranks, one copy each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from aioflow.client._block import Block
 from aioflow.errors import SpecMismatch
 from aioflow.queues import Segment
-from aioflow.specs import STRING_DTYPES, ElementSpec, Ragged, empty, numpy_dtype
+from aioflow.specs import STRING_DTYPES, ElementSpec, Ragged, Strings, TensorSpec, empty, numpy_dtype
 
 if TYPE_CHECKING:
     from aioflow.queues import QueueDefinition
-    from aioflow.specs import Allocate, Array, Column, TensorSpec
+    from aioflow.specs import Allocate, Array, Column
 
 __all__ = ["RaggedBlock"]
 
@@ -28,7 +28,7 @@ FIRST_BYTES = 128 << 10
 
 
 class RaggedBlock:
-    """Rows to come, of a queue of numbers of known ranks, of which at least one varies in size.
+    """Rows to come, of a queue of numbers of known ranks and single strings, of which at least one varies in size.
 
     Components of one size are in a `Block`.
 
@@ -50,8 +50,11 @@ class RaggedBlock:
         self._width = len(element.components)
         self._is_named = element.names is not None
         parts = list(enumerate(element.components))
+        self._prioritised = definition.kind == "PriorityQueue"
         self._varying = [
-            _Values(i, component, bytes_max, allocate) for i, component in parts if component.nbytes is None
+            (_Texts if component.dtype in STRING_DTYPES else _Values)(i, component, bytes_max, allocate)
+            for i, component in parts
+            if component.nbytes is None
         ]
         self._fixed = [i for i, component in parts if component.nbytes is not None]
         fixed = ElementSpec(tuple(element.components[i] for i in self._fixed))
@@ -61,9 +64,9 @@ class RaggedBlock:
 
     @staticmethod
     def takes(element: ElementSpec) -> bool:
-        """Whether elements of a specification, whose sizes vary, can be gathered: no strings, no unknown ranks."""
-        components = element.components
-        return all(component.shape is not None and component.dtype not in STRING_DTYPES for component in components)
+        """Whether elements that vary in size can be gathered: no arrays of strings, no unknown ranks."""
+        specs = element.components
+        return all(spec.shape == () if spec.dtype in STRING_DTYPES else spec.shape is not None for spec in specs)
 
     @property
     def nbytes(self) -> int:
@@ -102,7 +105,8 @@ class RaggedBlock:
 
     def add_row(self, columns: tuple[Column, ...]) -> bool:
         """Copy in columns of one row, if there is room for its values; say whether there was."""
-        return self.add(tuple([column[0] for column in columns]))  # type: ignore[index]
+        values = [each.data.tobytes() if isinstance(each, Strings) else each[0] for each in columns]  # type: ignore[index]
+        return self.add(tuple(values))
 
     def make_room(self, rows: int) -> None:
         """Begin anew where there is no room for so many rows, as a block does."""
@@ -117,7 +121,7 @@ class RaggedBlock:
             columns.update(zip(self._fixed, self._block.take().columns, strict=True))
             self.room = self._block.room
         self.count = 0
-        return Segment.of(tuple([columns[i] for i in range(len(columns))]))
+        return Segment.of(tuple([columns[i] for i in range(len(columns))]), prioritised=self._prioritised)
 
 
 class _Values:
@@ -162,24 +166,27 @@ class _Values:
         """Copy in an array that has exactly the dtype and shape, if there is room; say whether it was."""
         if type(value) is not np.ndarray or value.dtype is not self._dtype or value.ndim != self._rank:
             return False
-        start, data = self._end, self._data
-        end = start + value.size
         if self._known and any(value.shape[i] != known for i, known in self._known):
             return False
+        return self._append(value if self._rank == 1 else value.reshape(-1), value.shape)
+
+    def _append(self, values: Array, sizes: tuple[int, ...]) -> bool:
+        start, data = self._end, self._data
+        end = start + len(values)
         if data is None or end > self._room:
-            if SHARE * value.size > self._room_max:
+            if SHARE * len(values) > self._room_max:
                 return False
             if start > self._first:
                 self._is_full = True
                 return False
             # So that where there are few values, in many components, each takes little.
-            self._room = min(self._room_max, max(self._room_next, SHARE * value.size))
+            self._room = min(self._room_max, max(self._room_next, SHARE * len(values)))
             self._room_next = 2 * self._room
             data = self._data = empty((self._room,), self._dtype, self._allocate)
-            start, end = 0, value.size
+            start, end = 0, len(values)
             self._first = 0
-        data[start:end] = value if self._rank == 1 else value.reshape(-1)
-        self._sizes += value.shape
+        data[start:end] = values
+        self._sizes += sizes
         self._end = end
         return True
 
@@ -190,12 +197,12 @@ class _Values:
             self._end -= math.prod(self._sizes[first:])
             del self._sizes[first:]
 
-    def take(self, rows: int) -> Ragged:
+    def take(self, rows: int) -> Column:
         """Return all rows; few values are copied, so that they do not keep the memory of many. Others follow them."""
         sizes = np.array(self._sizes, np.int64).reshape(rows, self._rank)
         self._sizes = []
         if self._data is None:  # no row has a value
-            return Ragged(sizes, np.empty(0, self._dtype))
+            return self._join(sizes, np.empty(0, self._dtype))
         data = self._data[self._first : self._end]
         if data.nbytes < COPIED_BYTES_MAX:
             data = data.copy()
@@ -206,4 +213,31 @@ class _Values:
             self._first = self._end = 0
         for array in (sizes, data):
             array.flags.writeable = False
+        return self._join(sizes, data)
+
+    def _join(self, sizes: Array, data: Array) -> Column:
         return Ragged(sizes, data)
+
+
+class _Texts(_Values):
+    """The bytes of one component that is a string."""
+
+    __slots__ = ("_is_text",)
+
+    def __init__(self, component: int, spec: TensorSpec, bytes_max: int, allocate: Allocate) -> None:
+        super().__init__(component, TensorSpec("uint8", (None,)), bytes_max, allocate)
+        self._is_text = spec.dtype == "str"
+
+    def add(self, value: Any) -> bool:
+        """Copy in a string, if there is room; say whether it was."""
+        try:
+            if type(value) is str:
+                value = value.encode()
+            elif type(value) is bytes and self._is_text:
+                value.decode()
+        except UnicodeError:
+            return False
+        return type(value) is bytes and self._append(np.frombuffer(value, np.uint8), (len(value),))
+
+    def _join(self, sizes: Array, data: Array) -> Column:
+        return Strings(sizes[:, 0], data)

@@ -30,7 +30,7 @@ def gather(rows: Rows, element: ElementSpec, allocate: Allocate = no_memory) -> 
     Args:
         rows: The selection.
         element: What the queue holds.
-        allocate: Where rows of numbers of one shape are copied to.
+        allocate: Where rows are copied to, but strings and rows of several shapes that come out of order.
     """
     return tuple(_gather_component(rows, i, spec, allocate) for i, spec in enumerate(element.components))
 
@@ -69,7 +69,8 @@ def _gather_numbers(rows: Rows, component: int, spec: TensorSpec, allocate: Allo
     arrays = [column for column in columns if isinstance(column, (np.ndarray, Scattered))]
     shapes = {array.shape[1:] for array in arrays}
     if len(arrays) < len(columns) or len(shapes) > 1:
-        return _in_order(rows, [take_rows(part.segment.columns[component], part.index) for part in rows.parts])
+        taken = [take_rows(part.segment.columns[component], part.index) for part in rows.parts]
+        return _in_order(rows, taken, allocate)
     gathered = empty((rows.count, *(shapes.pop() if shapes else _none(spec))), numpy_dtype(spec.dtype), allocate)
     is_small = gathered.nbytes < ROW_BYTES_ALONE * rows.count
     for part, array in zip(rows.parts, arrays, strict=True):
@@ -88,13 +89,13 @@ def _values(column: Array | Scattered, index: Index) -> Iterable[Array]:
     return (column[row] for row in np.arange(len(column))[index].tolist())
 
 
-def _gather_strings(rows: Rows, component: int, spec: TensorSpec, _: Allocate) -> Column:
+def _gather_strings(rows: Rows, component: int, spec: TensorSpec, allocate: Allocate) -> Column:
     columns = [part.segment.columns[component] for part in rows.parts]
     if not columns:
         return Strings.encode([], (0, *_none(spec)))
     shape = tuple(max(sizes) for sizes in zip(*(column.shape[1:] for column in columns), strict=True))
     taken = [take_rows(column, part.index) for part, column in zip(rows.parts, columns, strict=True)]
-    return _in_order(rows, [column.pad(shape) for column in taken if isinstance(column, Strings)])
+    return _in_order(rows, [column.pad(shape) for column in taken if isinstance(column, Strings)], allocate)
 
 
 def _none(spec: TensorSpec) -> tuple[int, ...]:
@@ -102,8 +103,9 @@ def _none(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(size or 0 for size in spec.shape or ())
 
 
-def _in_order(rows: Rows, taken: list[Column]) -> Column:
+def _in_order(rows: Rows, taken: list[Column], allocate: Allocate) -> Column:
     """Join what was taken of each part, and bring it into the order of the selection."""
-    joined = join_columns(taken) if len(taken) > 1 else taken[0]
     places = np.concatenate([np.arange(rows.count)[part.places] for part in rows.parts])
-    return joined if (np.diff(places) > 0).all() else take_rows(joined, np.argsort(places))
+    is_ordered = bool((np.diff(places) > 0).all())
+    joined = join_columns(taken, allocate if is_ordered else no_memory) if len(taken) > 1 else taken[0]
+    return joined if is_ordered else take_rows(joined, np.argsort(places))

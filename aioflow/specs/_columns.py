@@ -33,6 +33,12 @@ __all__ = [
     "take_rows",
 ]
 
+# Fewer bytes are copied on, to where others lie that go to the same place.
+ALLOCATED_FROM = 1 << 20
+
+# Strings of so many bytes are read where they are; all short ones are copied at once first, as that is quicker.
+LONG_BYTES = 256
+
 # NumPy has at most 64 dimensions, and the rows are one.
 RANK_MAX = 63
 
@@ -98,12 +104,15 @@ class Strings:
 
     def decode(self, dtype: str) -> Array:
         """Return an object array of `str` or `bytes`, of the shape of the lengths."""
-        block = self.data.tobytes()
+        are_long = self.data.nbytes >= LONG_BYTES * self.lengths.size
+        block = self.data.data if are_long else self.data.tobytes()
         values = np.empty(self.lengths.size, dtype=object)
         at = 0
         for i, length in enumerate(self.lengths.ravel().tolist()):
             values[i] = block[at : at + length]
             at += length
+        if are_long:
+            values[:] = list(map(bytes, values))
         if dtype == "str":
             values[:] = [value.decode() for value in values]
         return values.reshape(self.lengths.shape)
@@ -130,13 +139,15 @@ def take_rows(column: Column, index: Index) -> Column:
     return column[index] if isinstance(column, np.ndarray) else column.take(index)
 
 
-def join_columns(columns: Sequence[Column]) -> Column:
-    """Return the rows of columns of one component, in order, as one: strings of one shape, or numbers of one rank."""
+def join_columns(columns: Sequence[Column], allocate: Allocate = no_memory) -> Column:
+    """Return the rows of columns of one component, in order, as one: strings of one shape, or numbers of one rank.
+
+    Values of rows that may vary are copied to memory that is allocated.
+    """
     strings = [column for column in columns if isinstance(column, Strings)]
     if strings:
-        return Strings(
-            np.concatenate([column.lengths for column in strings]), np.concatenate([column.data for column in strings])
-        )
+        lengths = np.concatenate([column.lengths for column in strings])
+        return Strings(lengths, _join_values([column.data for column in strings], allocate))
     numbers = [
         column.joined() if isinstance(column, Scattered) else column
         for column in columns
@@ -144,8 +155,20 @@ def join_columns(columns: Sequence[Column]) -> Column:
     ]
     arrays = [column for column in numbers if isinstance(column, np.ndarray)]
     if len(arrays) < len(numbers) or len({array.shape[1:] for array in arrays}) > 1:
-        return Ragged.join(numbers)
+        parts = [Ragged.of(column) for column in numbers]
+        sizes = np.concatenate([part.sizes for part in parts])
+        return Ragged(sizes, _join_values([part.data for part in parts], allocate))
     return np.concatenate(arrays)
+
+
+def _join_values(values: Sequence[Array], allocate: Allocate) -> Array:
+    """Return vectors one behind the other, in memory that is allocated where they are many."""
+    nbytes = sum([each.nbytes for each in values])
+    if nbytes < ALLOCATED_FROM or (memory := allocate(nbytes)) is None:
+        return np.concatenate(values)
+    joined = np.frombuffer(memory, np.uint8).view(values[0].dtype)
+    np.concatenate(values, out=joined)
+    return joined
 
 
 def column_row_bytes(column: Column) -> int | Array:

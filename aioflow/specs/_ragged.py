@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 __all__ = ["Array", "Index", "Ragged"]
@@ -109,9 +107,3 @@ class Ragged:
             return column
         rows, *shape = column.shape
         return cls(np.full((rows, len(shape)), shape, np.int64), column.reshape(-1))
-
-    @classmethod
-    def join(cls, columns: Sequence[Array | Ragged]) -> Ragged:
-        """Return the rows of columns of one rank, in order."""
-        parts = [cls.of(column) for column in columns]
-        return cls(np.concatenate([part.sizes for part in parts]), np.concatenate([part.data for part in parts]))

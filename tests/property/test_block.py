@@ -14,7 +14,17 @@ from aioflow.client._block import Block
 from aioflow.client._ragged_block import RaggedBlock
 from aioflow.errors import SpecMismatch
 from aioflow.queues import QueueDefinition, Segment
-from aioflow.specs import STRING_DTYPES, ElementSpec, Ragged, TensorSpec, numpy_dtype, pad_column, take_rows, to_columns
+from aioflow.specs import (
+    STRING_DTYPES,
+    ElementSpec,
+    Ragged,
+    Strings,
+    TensorSpec,
+    numpy_dtype,
+    pad_column,
+    take_rows,
+    to_columns,
+)
 from aioflow.testing import component_values, dtypes, shapes
 
 SPECS = st.builds(TensorSpec, dtypes().filter(lambda name: name not in STRING_DTYPES), shapes(rank_max=2))
@@ -106,9 +116,16 @@ def test_rows_to_come_lie_behind_those_that_were_taken() -> None:
     assert addresses[2] not in range(addresses[0], addresses[0] + 32)
 
 
-VARYING = st.builds(
-    TensorSpec, dtypes().filter(lambda name: name not in STRING_DTYPES), shapes(rank_max=3, partial=True)
+VARYING = st.one_of(
+    st.builds(TensorSpec, dtypes().filter(lambda name: name not in STRING_DTYPES), shapes(rank_max=3, partial=True)),
+    st.builds(TensorSpec, st.sampled_from(["bytes", "str"]), st.just(())),
 )
+
+
+def _bits(column: Any) -> Any:
+    if isinstance(column, Strings):
+        return column.lengths.tolist(), column.data.tobytes()
+    return column.shape, column.tobytes()
 
 
 @given(st.data())
@@ -138,9 +155,7 @@ def test_a_ragged_block_takes_what_the_rules_take(data: st.DataObject) -> None:
         element.check_rows(segment.columns)
         for i, column in enumerate(segment.columns):
             came: list[Any] = [pad_column(take_rows(column, slice(row, row + 1))) for row in range(segment.rows)]
-            assert [(row.shape, row.tobytes()) for row in came] == [
-                (columns[i].shape, columns[i].tobytes()) for columns in expected
-            ]
+            assert [*map(_bits, came)] == [_bits(columns[i]) for columns in expected]
 
 
 def test_values_of_a_ragged_block_are_its_own() -> None:
@@ -158,6 +173,27 @@ def test_values_of_a_ragged_block_are_its_own() -> None:
     assert values.sizes.tolist() == [[3, 2], [1, 3]]
     assert values.data.tolist() == [0, 3, 1, 4, 2, 5, 0, 0, 0]
     assert np.asarray(numbers).tolist() == [7, 8]
+
+
+def test_strings_are_gathered() -> None:
+    """`str` and `bytes`, of either component, where they are valid; the bytes of all lie one behind the other."""
+    element = ElementSpec((TensorSpec("int64", ()), TensorSpec("bytes", ()), TensorSpec("str", ())))
+    assert RaggedBlock.takes(element)
+    assert not RaggedBlock.takes(ElementSpec((TensorSpec("bytes", (2,)),)))
+    block = RaggedBlock(QueueDefinition("PriorityQueue", element, 10), 5, 1000, lambda _: None)
+    for priority, raw, text in ((3, b"ab", "cd"), (1, "\u00e4", b""), (2, b"\xff", "\u00e4".encode())):
+        assert block.add((priority, raw, text))
+    for wrong in ((4, b"", b"\xff"), (4, "\ud800", ""), (4, "", np.zeros(2, np.uint8)), (4, 7, "")):
+        assert not block.add(wrong)
+    assert block.nbytes == 3 * 8 + 5 + 4
+    segment = block.take()
+    assert segment.priorities is not None
+    assert segment.priorities.tolist() == [3, 1, 2]
+    _, left, right = segment.columns
+    assert isinstance(left, Strings)
+    assert isinstance(right, Strings)
+    assert left.decode("bytes").tolist() == [b"ab", b"\xc3\xa4", b"\xff"]
+    assert right.decode("str").tolist() == ["cd", "", "\u00e4"]
 
 
 ROOM, COPIED = 4096, 100

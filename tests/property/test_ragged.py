@@ -17,7 +17,9 @@ from aioflow.queues import Segment
 from aioflow.specs import (
     ElementSpec,
     Ragged,
+    Strings,
     TensorSpec,
+    _columns,
     _ragged,
     column_row_bytes,
     join_columns,
@@ -99,10 +101,32 @@ def test_columns_are_joined(rank: int, data: st.DataObject) -> None:
         else:
             columns.append(ragged(dtype, rows, rank))
         expected += rows
-    joined = join_columns(columns)
+    allocated: list[memoryview] = []
+
+    def allocate(nbytes: int) -> memoryview:
+        allocated.append(memoryview(bytearray(nbytes)))
+        return allocated[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_columns, "ALLOCATED_FROM", 20)
+        joined = join_columns(columns, allocate)
     assert same(joined, expected)
+    if isinstance(joined, Ragged):
+        assert bool(allocated) == (joined.data.nbytes >= 20)
+        assert all(np.shares_memory(joined.data, memory) for memory in allocated)
     arrays = all(isinstance(column, np.ndarray) for column in columns)
     assert isinstance(joined, np.ndarray) == (arrays and len({column.shape[1:] for column in columns}) == 1)
+
+
+@given(st.lists(st.lists(st.binary(max_size=9), min_size=1, max_size=3), min_size=1, max_size=4))
+def test_strings_are_joined(columns: list[list[bytes]]) -> None:
+    """Strings come out as they were, however many of them are short."""
+    joined = join_columns([Strings.encode(values, (len(values),)) for values in columns])
+    assert isinstance(joined, Strings)
+    for long_bytes in (0, 4, 100):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_columns, "LONG_BYTES", long_bytes)
+            assert joined.decode("bytes").tolist() == [value for values in columns for value in values]
 
 
 @pytest.mark.parametrize("long_row", [0, 8, 512])

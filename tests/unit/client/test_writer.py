@@ -351,6 +351,35 @@ async def test_elements_come_out_as_they_went_in(kind: str) -> None:
     assert got["x"].tolist() == [[x] * 3 for x in (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)]
 
 
+@pytest.mark.parametrize("place", ["embedded", "inproc"])
+@pytest.mark.parametrize("kind", ["FIFOQueue", "RandomShuffleQueue", "PriorityQueue"])
+async def test_strings_come_out_as_they_went_in(kind: str, place: str) -> None:
+    """Short ones, one that has memory of its own, and what has to be looked at first."""
+    values: list[Any] = ["a", b"", np.str_("\u00e4"), b"x" * (3 << 20), "y" * 100_000, np.bytes_(b"z\0")] * 3
+    options: Any = {"shared_name": "strings"}
+    queue: Any
+    if kind == "PriorityQueue":
+        queue = flow.PriorityQueue(1000, "bytes", [[]], **options)
+    else:
+        extra = (0,) if kind == "RandomShuffleQueue" else ()
+        queue = getattr(flow, kind)(1000, *extra, ["int64", "bytes"], [[], []], **options)
+    async with (
+        flow.Server({"local": ["inproc://strings"]}) as server,
+        flow.Session(server if place == "inproc" else None),
+        queue.writer(delay_s=60) as writer,
+    ):
+        for number, value in enumerate(values):
+            await writer.write((number, value))
+        for wrong in (None, 7, [b"a"], np.zeros(3, np.uint8)):
+            with pytest.raises(SpecMismatch):
+                await writer.write((0, wrong))
+        await writer.flush()
+        numbers, got = await queue.dequeue_many(len(values))
+    expected = [value.encode() if isinstance(value, str) else bytes(value) for value in values]
+    assert dict(zip(numbers.tolist(), got.tolist(), strict=True)) == dict(enumerate(expected))
+    assert kind == "RandomShuffleQueue" or numbers.tolist() == [*range(len(values))]
+
+
 @pytest.mark.parametrize(("size", "batch_bytes"), [(1 << 18, 1 << 20), (1 << 18, 3 << 20), (3 << 20, 1 << 20)])
 async def test_large_elements(size: int, batch_bytes: int) -> None:
     """Groups above and below what a writer allocates at once, and elements larger than it."""
