@@ -217,8 +217,8 @@ class Transport(Protocol):
 
         Args:
             address: The address of a listener, scheme included.
-            make: Makes the message that is beat number 1, 2, 3, ...; called in the thread of the beats, as `read` is.
-                Both return quickly, and `make` raises nothing.
+            make: Makes the message that is beat number 1, 2, 3, ...; called in the thread of the beats, as `read` is,
+                or in this call. Both return quickly, and `make` raises nothing.
             read: Returns the number of the beat that a message of the listener answers; 0 where it answers none. An
                 exception counts as 0.
             every_s: Seconds from one beat to the next.

@@ -94,6 +94,7 @@ class Link:
         self._connection: Connection | None = None
         self._numbers = 0  # of connections: what an earlier one still says is not heard
         self._beats: Beats | None = None
+        self._beats_address = ""
         self._offset_s = 0.0  # between the clocks of the beats and of the event loop
         self._welcomed_at = 0.0
         self._fresh_until = 0.0  # until then `check` need not look
@@ -184,18 +185,27 @@ class Link:
         self._numbers += 1
         receiver = _Receiver(self, self._numbers)
         group = self._background.group
-        self._connection = await connect_nearest(self._address, self._credentials, receiver, group)
+        self._connection, address = await connect_nearest(self._address, self._credentials, receiver, group)
         if self._beats is None:
-            self._beats = await find_transport(self._address, self._credentials).beat(
-                self._address,
-                lambda number: encode(m.Beat(self._secret, number)),
-                _read_answer,
-                self._config.heartbeat_s,
-            )
-            self._offset_s = now() - self._beats.answered_at if self._beats is not None else 0.0
+            await self._beat(address)
         self._peer.connected(beats=self._beats is not None)
         self.send()
         await self._welcome.wait()
+        if address != self._beats_address:  # another server may listen here only; this one knows the session by now
+            old = self._beats
+            await self._beat(address)
+            if old is not None:
+                await old.aclose()
+
+    async def _beat(self, address: str) -> None:
+        self._beats = await find_transport(address, self._credentials).beat(
+            address,
+            lambda number: encode(m.Beat(self._secret, number)),
+            _read_answer,
+            self._config.heartbeat_s,
+        )
+        self._beats_address = address
+        self._offset_s = now() - self._beats.answered_at if self._beats is not None else 0.0
 
     async def _connect_first(self) -> None:
         """Connect, again and again where the connection is lost before the welcome; a refusal is final."""
@@ -374,7 +384,10 @@ def _how_to_start(address: str) -> str:
         try:
             os.lstat(folder)
         except FileNotFoundError:
-            return f"the folder {folder} does not exist here: is that the server's address?"
+            absolute = "" if folder.is_absolute() else f"; an absolute path has three slashes, {scheme}:///{path}"
+            return f"the folder {folder} does not exist here: is that the server's address?{absolute}"
         except OSError:
             pass  # it may be one of another user
+    if scheme == "inproc":
+        return f"a server of this process is started by flow.Server({{'local': ['{address}']}})"
     return f"start one with: aioflow serve --bind {address}"

@@ -59,8 +59,11 @@ async def listen_nearby(
 
 async def connect_nearest(
     address: str, credentials: Path | None, receiver: Receiver, task_group: TaskGroup
-) -> Connection:
+) -> tuple[Connection, str]:
     """Connect to the server at an address, waiting for one to appear; through shared memory if it can be.
+
+    Returns:
+        The connection, and at which address it found the server.
 
     Raises:
         ConnectFailed: The address can never work.
@@ -68,17 +71,17 @@ async def connect_nearest(
     """
     transport, path = find_transport(address, credentials), _nearby_path(address)
     if path is None or credentials is not None:
-        return await transport.connect(address, receiver, task_group)
+        return await transport.connect(address, receiver, task_group), address
     nearby = await _try_nearby(path, receiver, task_group)
     if isinstance(nearby, str):
         connection = await transport.connect(address, receiver, task_group)
         nearby = await _try_nearby(path, receiver, task_group)
         if isinstance(nearby, str):
             logger.info("the session with %s goes on without shared memory: %s", address, nearby)
-            return connection
+            return connection, address
         connection.abort()
     logger.info("the session with %s shares memory with the server", address)
-    return nearby
+    return nearby, f"shm://{path}"
 
 
 async def _try_nearby(path: str, receiver: Receiver, task_group: TaskGroup) -> Connection | str:

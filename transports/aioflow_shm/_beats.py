@@ -65,9 +65,14 @@ class ShmBeats:
         except OSError as error:
             raise ConnectFailed(f"cannot start beats: {error}; close connections, or raise ulimit -n") from error
         self._ours.settimeout(0)
+        # The first one goes now: should the process end in this very moment, that this connection ends with it says so.
+        self._next()
+        self._connect()
+        self._write()
         try:
             self._thread.start()
         except RuntimeError as error:
+            self._disconnect()
             self._ours.close()
             self._its.close()
             raise ConnectFailed(f"cannot start beats: {error}; raise ulimit -u") from error
@@ -100,16 +105,13 @@ class ShmBeats:
             self._its.send(b"!")
 
     def _beat(self) -> None:
-        stop = self._its.fileno()
-        due = again = 0.0
+        stop, now = self._its.fileno(), time.monotonic()
+        due, again = now + self._every_s, now + BEATS_AGAIN_S
         while True:
             now = time.monotonic()
             if now >= due:
                 due = now + self._every_s
-                self._number += 1
-                frames = self._make(self._number)  # it takes the place of one that could not be sent
-                parts, _ = pack([(frames, measure(frames, self._address))], (), (), (), lambda *_: None)
-                self._unsent = b"".join(parts)
+                self._next()
             if self._socket is None and now >= again:
                 again = now + BEATS_AGAIN_S
                 self._connect()
@@ -117,6 +119,13 @@ class ShmBeats:
             until = due if self._socket is not None else min(due, again)
             if self._wait(stop, max(until - time.monotonic(), 0)):
                 return
+
+    def _next(self) -> None:
+        """Make the next beat; it takes the place of one that could not be sent."""
+        self._number += 1
+        frames = self._make(self._number)
+        parts, _ = pack([(frames, measure(frames, self._address))], (), (), (), lambda *_: None)
+        self._unsent = b"".join(parts)
 
     def _wait(self, stop: int, wait_s: float) -> bool:
         """Wait, and take what has come; return whether to stop."""

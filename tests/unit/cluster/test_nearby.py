@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 import aioflow as flow
-from aioflow.cluster import _nearby
+from aioflow.cluster import _nearby, _server
 from aioflow.cluster._nearby import connect_nearest
 from aioflow.keys import make_keys
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage
@@ -50,7 +50,7 @@ def _peers(server: flow.Server) -> list[str]:
 
 
 async def test_a_session_goes_through_shared_memory(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Without being asked, and a line says so; the address is what it was; beats stay where they were."""
+    """Without being asked, and a line says so; the address is what it was."""
     q = flow.FIFOQueue(10, "int64", (), shared_name="q")
     with anyio.fail_after(BOUND_S), caplog.at_level("INFO"):
         async with flow.Server({"local": [f"ipc://{folder}/s"]}) as server:
@@ -59,9 +59,27 @@ async def test_a_session_goes_through_shared_memory(folder: Path, caplog: pytest
             async with flow.Session(server.address):
                 await q.enqueue(1)
                 assert await q.dequeue() == 1
-                assert "shm" in _peers(server)
+                assert _peers(server) == ["shm"], "its beats, too"
     assert "shared memory" not in caplog.text
     assert caplog.text.count(f"the session with ipc://{folder}/s shares memory with the server") == 1
+
+
+async def test_beats_follow_to_a_server_without_shared_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that has found another server at the address beats where that one listens."""
+    address = f"ipc://{folder}/s"
+
+    async def nobody(*_: object) -> None:
+        pass
+
+    with anyio.fail_after(BOUND_S):
+        first = await flow.Server({"local": [address]}).start()
+        async with flow.Session(address):
+            await first.close()
+            monkeypatch.setattr(_server, "listen_nearby", nobody)
+            async with flow.Server({"local": [address]}) as second:
+                while not any(session.has_beaten for session in second._broker._sessions):
+                    await anyio.sleep(0.01)
+                assert _peers(second) == ["ipc"]
 
 
 async def test_a_client_that_waits_for_its_server_too(folder: Path) -> None:
@@ -70,7 +88,7 @@ async def test_a_client_that_waits_for_its_server_too(folder: Path) -> None:
     inbox = Inbox()
 
     async def connect() -> None:
-        inbox.connection = await connect_nearest(address, None, inbox, tasks)
+        inbox.connection, _ = await connect_nearest(address, None, inbox, tasks)
 
     with anyio.fail_after(BOUND_S):
         async with anyio.create_task_group() as tasks:
@@ -105,7 +123,7 @@ async def test_what_cannot_be_shared_goes_as_before(
                 user = os.geteuid()
                 monkeypatch.setattr(_client.os, "geteuid", lambda: user + 1)  # type: ignore[attr-defined]
             inbox = Inbox()
-            inbox.connection = await connect_nearest(address, None, inbox, tasks)
+            inbox.connection, _ = await connect_nearest(address, None, inbox, tasks)
             assert inbox.connection.peer == f"the server at {address}"
             await stage.aclose()
             await inbox.connection.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,23 @@ async def test_beats_go_on_while_the_event_loop_is_blocked(
         while len(made) < before + 5:  # blocks
             assert time.monotonic() < end
         await inbox.wait_messages(5)
+        await beats.aclose()
+
+
+async def test_the_first_beat_goes_at_once(
+    free_address: MakeAddress, open_stage: OpenStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through shared memory before the thread does anything: a process that ends in this moment is noticed, too."""
+    held: list[threading.Thread] = []
+    async with open_stage(free_address("shm")) as stage:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda thread: held.append(thread))  # noqa: PLW0108 - to be bound
+            beats = await stage.transport.beat(stage.address, _make, _read, 1)
+        assert beats is not None
+        inbox = await stage.accepted()
+        await inbox.wait_messages(1)
+        (thread,) = held
+        thread.start()
         await beats.aclose()
 
 
