@@ -76,11 +76,13 @@ class Session:
 
         Raises:
             GraphError: `graph` is none.
-            SessionError: The target is neither an address nor a server.
+            SessionError: The target is neither an address nor a server, or `config` is none.
             ConnectFailed: The target is no address.
         """
         if graph is not None and not isinstance(graph, Graph):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
             raise GraphError(f"graph= takes a flow.Graph, got {graph!r}")
+        if config is not None and not isinstance(config, SessionConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything
+            raise SessionError(f"config= takes a flow.SessionConfig, got {config!r}")
         if target is None:
             target = os.environ.get(TARGET_VARIABLE, "")
         if not isinstance(target, (str, Server)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers pass anything

@@ -290,6 +290,8 @@ def _string_array(value: Any) -> Array:
         if array.dtype.kind not in "SUTO":
             raise SpecMismatch(f"got dtype {array.dtype.name}; expected strings")
         return array.astype(object)
+    if isinstance(value, (bytearray, memoryview)):
+        raise SpecMismatch(f"got a {type(value).__name__}; expected strings: bytes(...) makes one of it")
     try:
         return np.array(value, dtype=object)  # never as U or S: those drop trailing NULs
     except ValueError as error:

@@ -140,6 +140,8 @@ async def test_a_target_that_is_none() -> None:
     """api.md: a session's target is an address or a Server object."""
     with pytest.raises(flow.SessionError, match="address"):
         flow.Session(5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    with pytest.raises(flow.SessionError, match="SessionConfig"):
+        flow.Session(config={"connect_s": 1})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 def test_a_server_that_nobody_reaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,10 @@ async def test_a_folder_that_is_not_there(folder: str) -> None:
             await flow.Session(address, config=IMPATIENT).open()
         with pytest.raises(flow.ConnectFailed, match=f"start one with: aioflow serve --bind ipc://{folder}/s"):
             await flow.Session(f"ipc://{folder}/s", config=IMPATIENT).open()
+        with pytest.raises(flow.ConnectFailed, match="absolute path has three slashes, ipc:///no-folder/s"):
+            await flow.Session("ipc://no-folder/s", config=IMPATIENT).open()
+        with pytest.raises(flow.ConnectFailed, match=r"flow.Server\({'local': \['inproc://nobody'\]}\)"):
+            await flow.Session("inproc://nobody", config=IMPATIENT).open()
 
 
 async def test_a_refusal_is_raised_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:

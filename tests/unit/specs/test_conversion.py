@@ -51,6 +51,12 @@ def test_strings_of_every_make(dtype: str, value: Any) -> None:
     assert {type(item) for item in got} == {str if dtype == "str" else bytes}
 
 
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_bytes_that_may_change(kind: Any) -> None:
+    """They are no strings; the message says how they become some."""
+    refuse(kind(b"ab"), "bytes", (), match=rf"got a {kind.__name__}; expected strings: bytes\(...\) makes one of it")
+
+
 @pytest.mark.parametrize("value", ["a\0", b"a\0\0", np.str_("a\0"), np.bytes_(b"a\0")], ids=repr)
 def test_trailing_nuls_stay(value: Any) -> None:
     """api.md, dtypes: strings come back as they were, trailing NULs included, alone or in lists."""
