@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["RaggedBlock"]
 
 # Of the most memory for values one row has at most such a share.
-SHARE = 8
+SHARE = 16
 # Fewer values travel in packets, which copies them.
 COPIED_BYTES_MAX = 64 << 10
 # What the first memory for values has; each next one has twice as much.
@@ -41,7 +41,7 @@ class RaggedBlock:
         """Allocate nothing yet; the values of a component that varies will be gathered in memory of up to `bytes_max`.
 
         Those of rows to come lie behind those of rows that were taken, as in a block, as long as there is room. Rows of
-        which a component has more than an eighth of that are left to others: with them, a part would stay empty.
+        which a component has more than a sixteenth of that are left to others: with them, a part would stay empty.
         """
         element = definition.element
         self.count = 0
@@ -198,13 +198,13 @@ class _Values:
             del self._sizes[first:]
 
     def take(self, rows: int) -> Column:
-        """Return all rows; few values are copied, so that they do not keep the memory of many. Others follow them."""
+        """Return all rows. Few values and single rows are copied: they would keep the memory of many. Others follow."""
         sizes = np.array(self._sizes, np.int64).reshape(rows, self._rank)
         self._sizes = []
         if self._data is None:  # no row has a value
             return self._join(sizes, np.empty(0, self._dtype))
         data = self._data[self._first : self._end]
-        if data.nbytes < COPIED_BYTES_MAX:
+        if data.nbytes < COPIED_BYTES_MAX or rows == 1:
             data = data.copy()
             self._end = self._first
         self._first = self._end

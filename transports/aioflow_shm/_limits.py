@@ -55,8 +55,15 @@ LEAVE_S = 0.05
 # frame of about that size, and each next one larger by as much.
 SEGMENT_BYTES = 4 << 20
 FIRST_BYTES = 1 << 20
+MANY_SEGMENTS = 8  # of one size: further ones rather have a place too many, as there may be so many segments only
 
-# From this size on, that of a writer's groups by default, a frame that is copied has a segment with places of its size.
+# Frames below this size that are copied lie one behind the other, in segments that have such a share of them all, as a
+# power of two, up to so many bytes. Larger ones have segments with places of their size: there may only be so many.
+COPIED_BYTES_MAX = 5 << 19
+ANY_SHARE = 8
+ANY_BYTES_MAX = 16 << 20
+
+# Of frames of this size and more, that of a writer's groups by default, there may be few of one size.
 LARGE_BYTES = 1 << 20
 
 # Of a segment at most such a part is in no place: of a client's, as what it puts may stay in a queue, and of one of the

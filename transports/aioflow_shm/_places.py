@@ -140,7 +140,7 @@ class Segment:
 
 @dataclass(slots=True, eq=False)
 class AnySegment(Segment):
-    """Memory with places of any size, one behind the other: a new one takes the first room that is large enough.
+    """Memory with places of any size, one behind the other: a new one takes the least room that is large enough.
 
     Attributes:
         largest: The most room that there is at one place.
@@ -168,7 +168,7 @@ class AnySegment(Segment):
     def take(self, size: int) -> int:
         """Take a place of so many bytes, rounded up, into use; return where it begins."""
         size = -(-size // ALIGN_BYTES) * ALIGN_BYTES
-        at = next(i for i, (start, end) in enumerate(self._room) if end - start >= size)
+        _, at = min((end - start, i) for i, (start, end) in enumerate(self._room) if end - start >= size)
         start, end = self._room[at]
         self._room[at : at + 1] = [(start + size, end)] if start + size < end else []
         self._find_largest()

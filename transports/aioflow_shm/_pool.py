@@ -12,9 +12,13 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from aioflow_shm._limits import (
+    ANY_BYTES_MAX,
+    ANY_SHARE,
+    COPIED_BYTES_MAX,
     FIRST_BYTES,
     FRAMES_MIN,
     LARGE_BYTES,
+    MANY_SEGMENTS,
     RECENT_S,
     SEGMENT_BYTES,
     SEGMENTS_MAX,
@@ -90,7 +94,7 @@ class Pool:
     def kind_of(self, size: int) -> int:
         """Return the kind of the places that frames of some size are copied to: of that size, if there are any."""
         place_bytes = round_up(size)
-        return place_bytes if size >= LARGE_BYTES or place_bytes in self._by_kind else ANY_SIZE
+        return place_bytes if size >= COPIED_BYTES_MAX or place_bytes in self._by_kind else ANY_SIZE
 
     def of_kind(self, kind: int) -> Sequence[Segment]:
         """Return the segments with places of a kind, the first one first."""
@@ -140,10 +144,15 @@ class Pool:
 
     def _segment_bytes(self, kind: int, place_bytes: int) -> int:
         """Return how large the next segment is: as some frames of this size, if else much of it had room for none."""
-        nbytes = min(SEGMENT_BYTES, (1 + len(self._by_kind.get(kind, ()))) * FIRST_BYTES)
-        if kind == ANY_SIZE and nbytes % place_bytes <= UNUSED_SHARE * nbytes:
-            return nbytes
-        places = nbytes // place_bytes if nbytes < SEGMENT_BYTES else -(-SEGMENT_BYTES // place_bytes)
+        same = self._by_kind.get(kind, ())
+        if kind == ANY_SIZE:
+            share = sum([segment.size for segment in same]) // ANY_SHARE
+            nbytes = min(ANY_BYTES_MAX, max(FIRST_BYTES, 1 << share.bit_length() >> 1))
+            if nbytes % place_bytes <= UNUSED_SHARE * nbytes:
+                return nbytes
+            return -(-nbytes // place_bytes) * place_bytes
+        nbytes = min(SEGMENT_BYTES, (1 + len(same)) * FIRST_BYTES)
+        places = nbytes // place_bytes if len(same) <= MANY_SEGMENTS else -(-nbytes // place_bytes)
         return max(1, places) * place_bytes
 
     def trim(self, unused_s: float, nbytes: float = math.inf) -> None:

@@ -2,8 +2,8 @@
 
 A server has them from its arena, and a client is lent them by its server (`_pool`). A frame may lie in one once both
 sides have mapped it. Places come back with the other side's word that its last view is gone, never by themselves; the
-last one back is used first, as it is warm. Frames below a megabyte that are copied lie one behind the other in segments
-of their own.
+last one back is used first, as it is warm. Frames of up to some megabytes that are copied lie one behind the other in
+segments of their own.
 
 What has come through a connection and is sent on, as a server does with a batch, is not copied (`_passing`).
 """
@@ -137,8 +137,11 @@ class Segments:
             if reference is not None:
                 return reference
         segments = self.pool.of_kind(kind := self.pool.kind_of(size))
-        by_age = segments if kind == ANY_SIZE else reversed(segments)
-        segment = next((each for each in by_age if each.is_mapped and each.has_room(size)), None)
+        having_room = (each for each in reversed(segments) if each.is_mapped and each.has_room(size))
+        if kind == ANY_SIZE:  # what has much room is kept for those who need it
+            segment = min(having_room, key=attrgetter("largest"), default=None)
+        else:
+            segment = next(having_room, None)
         if segment is None:
             return None
         start = segment.take(size)

@@ -36,6 +36,9 @@ SHAPES: dict[str, tuple[str, list[int]]] = {
     "tensors": ("float32", [1024, 1024]),
 }
 
+# What a writer has of rows that vary: they fill it one behind the other.
+BLOCK_BYTES = 8 << 20
+
 PRODUCERS = 4
 # Images, which a queue has room for: in whole groups of 64, and with a rest. An open writer has the memory of a group,
 # which the rows to come go to.
@@ -142,7 +145,7 @@ def test_a_full_queue_of_rows_that_vary(
                         await anyio.sleep(0.05)
                     shared.append((await session.stats())[0].memory_bytes)
                 # What batches of other sizes were gathered in is given back when it was not used for a moment.
-                while (await session.stats())[0].memory_bytes > MORE_MAX * CAPACITY_BYTES:
+                while (await session.stats())[0].memory_bytes > MORE_MAX * CAPACITY_BYTES + BLOCK_BYTES:
                     await anyio.sleep(0.05)
             return shared
 
@@ -249,4 +252,4 @@ def test_a_queue_in_flow_that_rows_leave_out_of_order(
     figure(f"{kind} of {dtype} {sizes} in flow, shared", f"{shared / 1e6:.0f} MB, and {own / 1e6:.0f} MB of its own")
     assert max(shared, own) > 0.9 * CAPACITY_BYTES
     # Groups of the writer, and batches: of strings each has another size, so that some wait for one of theirs.
-    assert min(shared, own) <= 0.1 * CAPACITY_BYTES + 4 * batch * row_bytes
+    assert min(shared, own) <= 0.1 * CAPACITY_BYTES + 4 * batch * row_bytes + BLOCK_BYTES
