@@ -45,6 +45,7 @@ ATTEMPT_S = 2.0
 # Pauses between attempts, each of random length up to twice the last: a server that was started anew is not met by all
 # its clients in the same moment.
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0
+STEADY_S = 1.0  # a connection that has lasted so long is none that is lost again and again, at once
 
 logger = logging.getLogger("aioflow.session")
 
@@ -222,16 +223,22 @@ class Link:
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     async def _keep(self) -> None:
-        """Connect again whenever the connection is lost."""
+        """Connect again whenever the connection is lost; where none lasts, less and less often, and not for ever."""
+        since = pause_s = connected_at = -math.inf
         while not self._is_over:
             await self._lost.wait()
+            is_steady = now() - connected_at > STEADY_S  # else there may be no memory for what is sent again
+            since = now() if is_steady or not pause_s else since
+            pause_s = 0.0 if is_steady else min(max(PAUSE_FIRST_S, 2 * pause_s), PAUSE_MAX_S)
             if not self._is_over:
-                await self._reconnect()
+                await anyio.sleep(_vary(pause_s))
+                await self._reconnect(since)
+                connected_at = now()
 
-    async def _reconnect(self) -> None:
-        since, pause_s = now(), PAUSE_FIRST_S
-        session_s = self._config.session_s
-        logger.warning("lost %s (%s); trying again for %g s", self._peer.name, self._reason, session_s)
+    async def _reconnect(self, since: float) -> None:
+        began, session_s, pause_s = now(), self._config.session_s, PAUSE_FIRST_S
+        left_s = since + session_s - now()
+        logger.warning("lost %s (%s); trying again for %.3g s", self._peer.name, self._reason, max(0.0, left_s))
         while not self._is_over:
             left_s = since + session_s - now()
             if left_s <= 0:
@@ -248,7 +255,7 @@ class Link:
                 except TransportError as error:
                     self._reason = str(error)
                 else:
-                    logger.warning("connected to %s again after %.1f s", self._peer.name, now() - since)
+                    logger.warning("connected to %s again after %.1f s", self._peer.name, now() - began)
                     return
             self._drop()
             await anyio.sleep(min(_vary(pause_s), max(0.0, left_s)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import array
+import logging
 import os
 from functools import partial
-from socket import MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_TRUNC, SCM_RIGHTS, SO_SNDBUF, SOL_SOCKET
+from socket import MSG_CMSG_CLOEXEC, MSG_TRUNC, SCM_RIGHTS, SO_SNDBUF, SOL_SOCKET
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -47,9 +48,13 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+logger = logging.getLogger("aioflow.shm")
+
 _NUMBER_BYTES = 4
 _ANCILLARY_BYTES = 24  # one descriptor
-_CUT = int(MSG_TRUNC | MSG_CTRUNC)  # those of a turn are numbers: an enum's take half a microsecond each
+# Those of a turn are numbers: an enum's take half a microsecond each. What comes without its descriptor is as it should
+# be: this process has as many as it may.
+_CUT = int(MSG_TRUNC)
 _CLOSE_ON_EXEC = int(MSG_CMSG_CLOEXEC)
 
 
@@ -336,8 +341,12 @@ class End:
             size = values[0] + (values[1] << 32)
             try:
                 self._long = np.empty(size if 0 < size <= PARCEL_BYTES_LIMIT else -1, np.uint8).data
-            except (MemoryError, ValueError) as error:
+            except ValueError as error:
                 raise MalformedError(f"a message of {size} bytes") from error
+            except MemoryError as error:
+                if self._attach is not None:  # a client says so by itself
+                    logger.warning("%s was cut off: there is no memory for a message of %d bytes", self._name, size)
+                raise MalformedError(f"a message of {size} bytes, for which there is no memory here") from error
             self._long_at = 0
         else:
             self.sharing.told(kind, values, descriptors)

@@ -174,11 +174,13 @@ class Pool:
                 self._give_back(segment)
 
     def lent(self, number: int, fd: int) -> bool:
-        """Write in a segment from now on; say whether it was wanted. The descriptor is closed by who gave it."""
+        """Write in a segment from now on; say whether it was wanted. Its descriptor, -1 for none, its giver closes."""
         segment = self._segments.get(number)
         if segment is None or segment.is_mapped or self._arena is not None:
             return False
         try:
+            if fd < 0:
+                raise OSError("it came without a descriptor; raise ulimit -n")  # noqa: TRY301 - as any other lack
             segment.writable = map_to_write(fd, segment.size)
         except OSError as error:
             self._lack(segment.place_bytes, str(error))

@@ -151,7 +151,7 @@ class Sharing:
             self._budget.wanted(self, number, values[1])
         elif kind != LENT:
             self._segments.answered(number, is_mapped=kind == MAPPED)
-        elif descriptors and self._segments.pool.lent(number, descriptors[0]):
+        elif self._segments.pool.lent(number, descriptors[0] if descriptors else -1):
             self._outbox.tell_of_segments()  # where it was dropped at once
         else:
             raise MalformedError(f"memory {number}, which was not asked for")

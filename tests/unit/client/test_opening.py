@@ -12,6 +12,7 @@ import aioflow as flow
 from aioflow.cluster import Server
 from aioflow.cluster import _messages as m
 from aioflow.cluster._codec import decode
+from aioflow.cluster._link import Link
 from aioflow.testing._queue_stage import ints, refused
 
 if TYPE_CHECKING:
@@ -71,6 +72,30 @@ async def test_a_server_that_never_welcomes(monkeypatch: pytest.MonkeyPatch, add
                 await flow.Session(server.address, config=IMPATIENT).open()
             assert monotonic() - began < IMPATIENT.connect_s + 1
     assert 1 < hellos() < 20
+
+
+@pytest.mark.parametrize("address", ["ipc", "tcp"], indirect=True)  # one within the process is not lost so
+async def test_a_connection_that_never_lasts(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """It is made less and less often, not in a loop that takes all there is, and no more after `session_s`."""
+    connected, connect = 0, Link._connect
+
+    async def lose(link: Link) -> None:
+        nonlocal connected
+        await connect(link)
+        connected += 1
+        link._lose("there is no memory for what it sends")
+
+    q = ints(shared_name="lost")
+    config = flow.SessionConfig(heartbeat_s=0.05, lost_s=0.4, session_s=0.5)
+    with anyio.fail_after(TEST_S):
+        async with flow.Server({"local": [address]}) as server, flow.Session(server.address, config=config) as session:
+            link = session._host.master._link  # type: ignore[union-attr]
+            monkeypatch.setattr(Link, "_connect", lose)
+            link._lose("at first")
+            with refused(flow.ConnectionLost, "out of reach for 0.5 s: there is no memory for what it sends"):
+                while True:
+                    await q.size()
+    assert 1 < connected < 12
 
 
 async def test_a_folder_that_is_not_there(folder: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from aioflow.testing._transport_ends import BOUND_S, Inbox, Stage
 from aioflow.transport import Frame
-from aioflow_shm import ShmTransport
+from aioflow_shm import ShmTransport, _end
 from aioflow_shm._arena import Arena
 from aioflow_shm._leases import Leases
 from aioflow_shm._limits import ANY_BYTES_MAX, SEGMENT_BYTES
@@ -169,6 +169,27 @@ async def test_what_was_written_before_there_is_a_place_and_not_sent(open_pair: 
         pair.taker.send([b"x", bytes(SIZE)])
         await pair.far.wait_messages(2)
         assert 0 < pair.stage.listener.memory_bytes <= SEGMENT_BYTES
+
+
+async def test_memory_that_comes_without_a_descriptor(open_pair: OpenPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has as many as it may: large frames go through packets, in both directions."""
+    read = _end._descriptors
+
+    def none(ancillary: Any) -> list[int]:
+        for descriptor in read(ancillary):
+            os.close(descriptor)
+        return []
+
+    monkeypatch.setattr(_end, "_descriptors", none)
+    async with open_pair() as pair:
+        came: list[Any] = []
+        pair.far.on_message = lambda _, frames: came.append(frames[-1])
+        for value in range(3):
+            pair.taker.send([bytes([value]) * SIZE])
+            await pair.far.wait_for(lambda: bool(came))
+            for frame in (came.pop(), await pair.take(value)):
+                assert bytes(frame) == bytes([value]) * SIZE
+                assert not is_in_memory(frame)
 
 
 async def test_there_are_no_places_without_end(open_pair: OpenPair) -> None:
