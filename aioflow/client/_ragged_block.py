@@ -52,7 +52,7 @@ class RaggedBlock:
         parts = list(enumerate(element.components))
         self._prioritised = definition.kind == "PriorityQueue"
         self._varying = [
-            (_Texts if component.dtype in STRING_DTYPES else _Values)(i, component, bytes_max, allocate)
+            (_StringValues if component.dtype in STRING_DTYPES else _Values)(i, component, bytes_max, allocate)
             for i, component in parts
             if component.nbytes is None
         ]
@@ -219,7 +219,7 @@ class _Values:
         return Ragged(sizes, data)
 
 
-class _Texts(_Values):
+class _StringValues(_Values):
     """The bytes of one component that is a string."""
 
     __slots__ = ("_is_text",)
