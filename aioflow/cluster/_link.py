@@ -45,7 +45,7 @@ ATTEMPT_S = 2.0
 # Pauses between attempts, each of random length up to twice the last: a server that was started anew is not met by all
 # its clients in the same moment.
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0
-STEADY_S = 1.0  # a connection that has lasted so long is none that is lost again and again, at once
+STEADY_S = 0.3  # a connection that has lasted so long is none that is lost again and again, at once
 
 logger = logging.getLogger("aioflow.session")
 
@@ -227,9 +227,9 @@ class Link:
         since = pause_s = connected_at = -math.inf
         while not self._is_over:
             await self._lost.wait()
-            is_steady = now() - connected_at > STEADY_S  # else there may be no memory for what is sent again
+            is_steady = now() - connected_at > STEADY_S  # else what is sent again may be what there is no memory for
             since = now() if is_steady or not pause_s else since
-            pause_s = 0.0 if is_steady else min(max(PAUSE_FIRST_S, 2 * pause_s), PAUSE_MAX_S)
+            pause_s = 0.0 if is_steady else min(max(PAUSE_FIRST_S / 8, 2 * pause_s), PAUSE_MAX_S)
             if not self._is_over:
                 await anyio.sleep(_vary(pause_s))
                 await self._reconnect(since)
@@ -237,8 +237,8 @@ class Link:
 
     async def _reconnect(self, since: float) -> None:
         began, session_s, pause_s = now(), self._config.session_s, PAUSE_FIRST_S
-        left_s = since + session_s - now()
-        logger.warning("lost %s (%s); trying again for %.3g s", self._peer.name, self._reason, max(0.0, left_s))
+        left_s = max(0.0, round(since + session_s - began, 1))
+        logger.warning("lost %s (%s); trying again for %g s", self._peer.name, self._reason, left_s)
         while not self._is_over:
             left_s = since + session_s - now()
             if left_s <= 0:

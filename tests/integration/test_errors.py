@@ -214,7 +214,8 @@ async def test_no_server_is_there(folder: Path) -> None:
         port = free.getsockname()[1]
     for address in (f"ipc://{folder}/nobody", f"tcp://127.0.0.1:{port}", f"127.0.0.1:{port}", "inproc://nobody"):
         started = monotonic()
-        with refused(flow.ConnectFailed, "0.5 s", "aioflow serve --bind", address):
+        how = "flow.Server(" if address.startswith("inproc") else "aioflow serve --bind"
+        with refused(flow.ConnectFailed, "0.5 s", how, address):
             await flow.Session(address, config=flow.SessionConfig(connect_s=0.5)).open()
         assert monotonic() - started < 1.5
 
