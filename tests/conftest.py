@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Hypothesis: an example that is slow is a slow computer. HYPOTHESIS_PROFILE chooses how many are tried.
 CALM = settings(deadline=None, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("dev", CALM, max_examples=100)
-settings.register_profile("ci", CALM, max_examples=150, derandomize=True)
+settings.register_profile("ci", CALM, max_examples=100, derandomize=True)
 settings.register_profile("nightly", CALM, max_examples=50_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 

@@ -112,6 +112,7 @@ def _said(program: Program, what: str) -> list[list[str]]:
     return [line.split() for line in re.findall(rf"^said {what}(.*)$", program.output, re.MULTILINE)]
 
 
+@at_night
 def test_a_cluster_on_ray(drive: Callable[..., Program], watch: Callable[[list[int]], Watch], folder: Path) -> None:
     """A step over two tasks; a server whose process is killed comes back; nothing is left when the block was left."""
     program = drive("""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aioflow.queues import Rows
 
-SEEDS = 100_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 2_000
+SEEDS = 100_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 1_200
 SEEDS_EACH = 100
 # Within how many seeds a planted bug is to be found.
 FOUND_WITHIN = 2_000
