@@ -42,7 +42,7 @@ BLOCK_BYTES = 8 << 20
 PRODUCERS = 4
 # Images, which a queue has room for: in whole groups of 64, and with a rest. An open writer has the memory of a group,
 # which the rows to come go to.
-TURNS = {1600: 0, 1598: PRODUCERS * 9_699_328}
+TURNS = [(1600, 0), pytest.param(1598, PRODUCERS * 9_699_328, marks=at_night)]
 
 # Dtype and shape, and bytes of a row.
 IMAGES = ("uint8", [224, 224, 3], 150_528)
@@ -117,7 +117,7 @@ def test_a_full_queue(start_server: StartServer, figure: Figure, shape: str) -> 
 @pytest.mark.parametrize(
     ("how", "longest"),
     [
-        pytest.param(["to"], 50_000, id="50000"),
+        pytest.param(["to"], 50_000, id="50000", marks=at_night),
         pytest.param(["to"], 1_000_000, id="1000000", marks=at_night),
         pytest.param(["to"], 5_000_000, id="5000000"),
         pytest.param(["singly", "to"], 400_000, id="singly-400000"),
@@ -158,7 +158,7 @@ def test_a_full_queue_of_rows_that_vary(
     assert second <= 1.2 * CAPACITY_BYTES
 
 
-@pytest.mark.parametrize(("images", "open_bytes"), TURNS.items())
+@pytest.mark.parametrize(("images", "open_bytes"), TURNS)
 def test_producers_that_take_turns(start_server: StartServer, figure: Figure, images: int, open_bytes: int) -> None:
     """Each fills the queue, which a consumer then empties: at no time do they share what two of them need."""
     server, address = start_server("ipc")
