@@ -230,8 +230,8 @@ class Link:
             is_steady = now() - connected_at > STEADY_S  # else what is sent again may be what there is no memory for
             since = now() if is_steady or not pause_s else since
             pause_s = 0.0 if is_steady else min(max(PAUSE_FIRST_S / 8, 2 * pause_s), PAUSE_MAX_S)
+            await anyio.sleep(_vary(pause_s))
             if not self._is_over:
-                await anyio.sleep(_vary(pause_s))
                 await self._reconnect(since)
                 connected_at = now()
 
