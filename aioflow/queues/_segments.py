@@ -14,6 +14,8 @@ import numpy as np
 from aioflow.specs import Scattered, column_row_bytes, pad_column, take_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioflow.specs import Array, Column, Index
 
 __all__ = ["Part", "Rows", "Segment"]
@@ -63,11 +65,12 @@ class Segment:
             if isinstance(column, Scattered):
                 column.release(index)
 
-    def select(self, index: Array) -> Segment:
-        """Return a segment of some of the rows, in memory of its own, unless they lie apart."""
-        columns = tuple(take_rows(column, index) for column in self.columns)
-        priorities = None if self.priorities is None else self.priorities[index]
-        return Segment(len(index), columns, self.bytes_of(index), priorities)
+    def row(self, row: int, copy: Callable[[Column], Column]) -> Segment:
+        """Return a segment of one row, copied."""
+        index = slice(row, row + 1)
+        columns = tuple(copy(take_rows(column, index)) for column in self.columns)
+        priorities = None if self.priorities is None else self.priorities[index].copy()
+        return Segment(1, columns, self.nbytes(index), priorities)
 
     def bytes_of(self, index: Index) -> int | Array:
         """Payload bytes of each row that an index selects; one number where all have the same."""

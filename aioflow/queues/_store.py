@@ -1,8 +1,9 @@
 """Where the rows of a queue lie that leave out of order: each in memory of its own, under the number of its slot.
 
 Small rows of numbers are copied to arrays, and out again: for 64 bytes that takes a fraction of what it takes to keep
-in mind where each lies, and to fetch it from there. Rows that came in pieces of a frame, or alone, stay where they are;
-others are copied once, as one that is left would keep all that came with it.
+in mind where each lies, and to fetch it from there. Rows that came in pieces of a frame stay where they are, and so do
+those of one size that came alone. Others are copied once: what came with one that is left would stay with it, and where
+sizes vary the room between those that are left might be too small for the next.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from aioflow.queues._definition import UNBOUNDED, QueueDefinition
+from aioflow.queues._pages import OwnPages
 from aioflow.queues._segments import Rows, Segment
 from aioflow.specs import STRING_DTYPES, Scattered, Strings, TensorSpec, numpy_dtype, pad_column, take_rows
 
@@ -30,6 +32,9 @@ SMALL_BYTES_MAX = 4096
 
 # From this size on what came alone stays where it is: a transport may have put less in memory with something else.
 ALONE_BYTES = 64 << 10
+
+# Strings below this size are `bytes`.
+BYTES_MAX = 64 << 10
 
 # Arrays grow so many times, up to what the queue may hold: everything stands while they are copied, and memory is given
 # when it is touched.
@@ -128,17 +133,19 @@ class RowStore(ABC):
 def make_store(definition: QueueDefinition) -> RowStore:
     """Return the store of a queue, empty."""
     is_known = all(spec.has_one_shape for spec in definition.element.components)
-    return _ColumnStore(definition) if is_known else _SegmentStore([((), _OBJECT)])
+    return _ColumnStore(definition) if is_known else _SegmentStore(definition)
 
 
 class _SegmentStore(RowStore):
     """Rows of any shape: each is a segment."""
 
+    def __init__(self, definition: QueueDefinition) -> None:
+        super().__init__([((), _OBJECT)])
+        self._pages = OwnPages(definition.bytes_max)
+
     def _split(self, segment: Segment, index: Index) -> list[Any]:
-        if segment.rows == 1 and segment.nbytes(slice(0, 1)) >= ALONE_BYTES:
-            return [_objects([segment])]
-        rows = np.arange(index.start, index.stop) if isinstance(index, slice) else index
-        return [_objects([segment.select(rows[i : i + 1]) for i in range(len(rows))])]
+        rows = range(index.start, index.stop) if isinstance(index, slice) else index.tolist()
+        return [_objects([segment.row(row, self._pages.copy_column) for row in rows])]
 
     def _join(self, values: list[Array], numbers: Array) -> Rows:
         rows = Rows()
@@ -152,7 +159,8 @@ class _ColumnStore(RowStore):
 
     def __init__(self, definition: QueueDefinition) -> None:
         element = definition.element
-        self._fields = [_field(i, spec) for i, spec in enumerate(element.components)]
+        pages = OwnPages(definition.bytes_max)
+        self._fields = [_field(i, spec, pages) for i, spec in enumerate(element.components)]
         self._prioritised = definition.kind == "PriorityQueue"
         self._row_bytes = element.nbytes
         parts = [part for field in self._fields for part in field.parts]
@@ -197,9 +205,9 @@ class _Field(Protocol):
         ...
 
 
-def _field(component: int, spec: TensorSpec) -> _Field:
+def _field(component: int, spec: TensorSpec, pages: OwnPages) -> _Field:
     if spec.dtype in STRING_DTYPES:
-        return _StringRows(component, spec)
+        return _StringRows(component, spec, pages)
     return (_SmallRows if (spec.nbytes or 0) <= SMALL_BYTES_MAX else _LargeRows)(component, spec)
 
 
@@ -232,7 +240,8 @@ class _LargeRows:
         if isinstance(column, Scattered):
             return [column.rows[index]]
         values: Any = pad_column(take_rows(column, index))
-        return [_objects(list(values) if _is_alone(segment, values) else [value.copy() for value in values])]
+        is_alone = segment.rows == 1 and values.nbytes >= ALONE_BYTES
+        return [_objects(list(values) if is_alone else [value.copy() for value in values])]
 
     def join(self, values: Sequence[Array]) -> Column:
         return Scattered(values[0], self._row_shape, self._dtype)
@@ -241,17 +250,16 @@ class _LargeRows:
 class _StringRows:
     """The lengths of the strings of each row, and their bytes."""
 
-    def __init__(self, component: int, spec: TensorSpec) -> None:
+    def __init__(self, component: int, spec: TensorSpec, pages: OwnPages) -> None:
         self._component = component
+        self._pages = pages
         self.parts: Sequence[_Part] = [(_shape(spec), _INT64), ((), _OBJECT)]
 
     def split(self, segment: Segment, index: Index) -> list[Any]:
         column = segment.columns[self._component]
         assert isinstance(column, Strings)
-        rows: list[Any] = column.values(index)
         # `bytes` take half of the time and memory, but while they are copied no other thread runs.
-        if not _is_alone(segment, column.data):
-            rows = [row.tobytes() if len(row) < ALONE_BYTES else row.copy() for row in rows]
+        rows = [row.tobytes() if len(row) < BYTES_MAX else self._pages.copy(row) for row in column.values(index)]
         return [column.lengths[index], _objects(rows)]
 
     def join(self, values: Sequence[Array]) -> Column:
@@ -269,7 +277,3 @@ def _objects(values: Sequence[Any]) -> Array:
     for i, value in enumerate(values):
         objects[i] = value
     return objects
-
-
-def _is_alone(segment: Segment, values: Array) -> bool:
-    return segment.rows == 1 and values.nbytes >= ALONE_BYTES

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import mmap
 import weakref
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioflow.queues import Completed, Kind, QueueDefinition, QueueMachine, Segment, Ticket, _store, gather
+from aioflow.queues import Completed, Kind, QueueDefinition, QueueMachine, Segment, Ticket, _pages, _store, gather
 from aioflow.queues._attempts import AHEAD_BYTES_MAX
+from aioflow.queues._pages import OwnPages
 from aioflow.queues._store import ALONE_BYTES
 from aioflow.specs import ElementSpec, Scattered, Strings, TensorSpec, pad_column, to_columns
 from tests.property.pieces import FakePieces
@@ -160,15 +164,15 @@ def test_rows_by_themselves(kind: Kind, component: str, steps: list[tuple[str, i
     assert sorted(held.left) == held.came
 
 
-@pytest.mark.parametrize("component", ["large numbers", "strings", "any numbers"])
+@pytest.mark.parametrize("component", ["large numbers", "strings", "any numbers", "any strings"])
 @pytest.mark.parametrize("kind", ["RandomShuffleQueue", "PriorityQueue"])
-def test_what_came_alone_stays_where_it_is(kind: Kind, component: str) -> None:
-    """Until it has left: it is not copied, and not kept."""
+def test_what_came_alone(kind: Kind, component: str) -> None:
+    """Until it has left it stays where it is, if all are of its size; else it is copied, and what it came in goes."""
     spec = COMPONENTS[component]
     element = ElementSpec((TensorSpec("int64", ()), spec))
     machine = QueueMachine(QueueDefinition(kind, element, -1), np.random.default_rng(0))
-    data = np.zeros(ALONE_BYTES, np.uint8)
-    column = Strings(np.array([ALONE_BYTES]), data) if spec.dtype == "bytes" else data[None]
+    data = np.full(ALONE_BYTES if component == "large numbers" else 1 << 20, 7, np.uint8)
+    column = Strings(np.array([len(data)]), data) if spec.dtype == "bytes" else data[None]
     machine.enqueue(Segment.of((np.array([1]), column), prioritised=kind == "PriorityQueue"))
     ticket = machine.dequeue(1)
     _, effect = machine.take_effects()
@@ -176,11 +180,36 @@ def test_what_came_alone_stays_where_it_is(kind: Kind, component: str) -> None:
     assert effect.rows is not None
     taken = gather(effect.rows, element)[1]
     values: Any = taken.data if isinstance(taken, Strings) else taken
-    assert np.shares_memory(values, data)
-    machine.acknowledge(ticket)
+    assert np.array_equal(values.ravel(), data)
+    assert np.shares_memory(values, data) == (component == "large numbers")
     gone = weakref.ref(data)
-    del data, column, effect, taken, values
+    del data, column
+    assert (gone() is None) == (component != "large numbers")
+    machine.acknowledge(ticket)
+    del effect, taken, values
     assert gone() is None
+
+
+@pytest.mark.parametrize("has_pages", [True, False])
+def test_a_row_has_pages_of_its_own(has_pages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is large, and the process may map more; else it is copied as any array."""
+    mapped: list[int] = []
+
+    def map_pages(fd: int, size: int, flags: int) -> mmap.mmap:
+        if not has_pages:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        mapped.append(size)
+        return mmap.mmap(fd, size, flags=flags)
+
+    monkeypatch.setattr(_pages, "mmap", SimpleNamespace(mmap=map_pages))
+    pages = OwnPages(1 << 30)
+    for size in (0, 8, (256 << 10) - 8, 256 << 10, 3 << 20):
+        values = np.arange(size // 8)
+        copy = pages.copy(values)
+        assert np.array_equal(copy, values)
+        assert copy.dtype == values.dtype
+        assert not np.shares_memory(copy, values)
+    assert mapped == ([256 << 10, 3 << 20] if has_pages else [])
 
 
 @pytest.mark.parametrize("component", ["strings", "two strings"])

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import numpy as np
 import pytest
 
 import aioflow as flow
@@ -254,3 +255,37 @@ def test_a_queue_in_flow_that_rows_leave_out_of_order(
     # What the writer fills and what is on its way, and batches: of strings each has another size, so that some wait for
     # one of theirs.
     assert min(shared, own) <= 0.1 * CAPACITY_BYTES + 4 * batch * row_bytes + 2 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize("dtype", ["bytes", "uint8"])
+@pytest.mark.parametrize("kind", ["RandomShuffleQueue", pytest.param("PriorityQueue", marks=at_night)])
+def test_larger_elements_after_half_of_the_small_ones_left(
+    start_server: StartServer, figure: Figure, kind: str, dtype: str
+) -> None:
+    """Of any size, put one by one: what those that left had is not kept by those beside them."""
+    server, address = start_server("ipc")
+    capacity_bytes = CAPACITY_BYTES // 4
+
+    async def refill() -> tuple[int, int]:
+        async with flow.Session(address) as session:
+            options: Any = {"capacity_bytes": capacity_bytes, "shared_name": "full"}
+            shape: list[list[int]] | None = [[]] if dtype == "bytes" else None
+            if kind == "PriorityQueue":
+                queue: flow.Queue = flow.PriorityQueue(-1, [dtype], shape, **options)
+            else:
+                queue = flow.RandomShuffleQueue(-1, 0, [dtype], shape, **options)
+            before, most = own_bytes(server.process.pid), 0
+            priorities = np.random.default_rng(0)
+            for size in (70_000, 950_000, 300_000):
+                for _ in range(await queue.size() // 2):
+                    await queue.dequeue()
+                value = bytes(size) if dtype == "bytes" else np.zeros(size, np.uint8)
+                while (await queue.stats()).size_bytes + size + 8 <= capacity_bytes:
+                    await queue.enqueue((priorities.integers(1 << 40), value) if kind == "PriorityQueue" else value)
+                shared = (await session.stats())[0].memory_bytes
+                most = max(most, shared + own_bytes(server.process.pid) - before)
+            return (await queue.stats()).size_bytes, most
+
+    held, most = anyio.run(refill)
+    figure(f"{kind} of {dtype}, refilled", f"{held / 1e6:.0f} MB held, {most / 1e6:.0f} MB shared and of its own")
+    assert 0.9 * capacity_bytes < most <= MORE_MAX * capacity_bytes + BLOCK_BYTES
