@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
-import sys
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from aioflow.client._batches import Batches
+from aioflow.client._private_names import private_name
 from aioflow.client._producer import Producer
 from aioflow.client._queue_nodes import QueueNodes
 from aioflow.client._session import current_session
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from aioflow.runtime import CurrentSession, Host
 
 __all__ = ["Queue"]
-
-_private_numbers = itertools.count(1)
 
 
 class Queue:
@@ -55,11 +51,12 @@ class Queue:
             check_shared_name(shared_name)
         self._definition = definition
         self._shared = bool(shared_name)
-        self._name = shared_name or _private_name(type(self).__name__)
+        self._name = shared_name or private_name(type(self).__name__)
         self._container = current_container() if container is None else container
         self._device = DeviceName() if device is None else DeviceName.parse(device)
         self._device = current_device(self, self._set_device)
         self._session: Session | None = None
+        self._ref: QueueRef | None = None  # once its definition is known
 
     @property
     def name(self) -> str:
@@ -104,6 +101,7 @@ class Queue:
         """
         other = self._clone()
         other._name = f"{self._name}#{operator.index(k)}"  # noqa: SLF001 - its own class
+        other._ref = None  # noqa: SLF001
         return other
 
     @staticmethod
@@ -144,7 +142,8 @@ class Queue:
             OperationCancelled: It was closed with `cancel_pending_enqueues=True` while this call waited.
             QueueError: The element can never get room: only bytes are short, and a reserve blocks every get.
         """
-        await self._put(element, many=False)
+        host, ref = await self._begin()
+        await complete_put(host.put(ref, self._convert(element, many=False)))
 
     async def enqueue_many(self, columns: Any) -> None:
         """Put k elements: each component with a leading dimension k.
@@ -153,7 +152,8 @@ class Queue:
         stay in when the call fails or is cancelled; a note on the exception gives their number. No rows succeed at
         once, also on a closed queue. Waits and raises as `enqueue`.
         """
-        await self._put(columns, many=True)
+        host, ref = await self._begin()
+        await complete_put(host.put(ref, self._convert(columns, many=True)))
 
     async def close(self, cancel_pending_enqueues: bool = False) -> None:  # noqa: FBT001, FBT002 - TensorFlow's
         """Accept nothing more; what is in can still be dequeued.
@@ -312,11 +312,16 @@ class Queue:
     async def _begin(self) -> tuple[Host, QueueRef]:
         """Start a call: the host of the session, and what the queue is found by there."""
         await begin_call()
-        key = QueueKey(self._container, self._name, "" if self._shared else "private")
-        host = await self._bound_session().host.reach(self._device, key)
-        if self._definition is None:
-            self._definition = await complete(host.lookup(key))
-        return host, QueueRef(key, self._definition)
+        ref = self._ref
+        host = await self._bound_session().host.reach(self._device, self._key if ref is None else ref.key)
+        if ref is None:
+            definition = self._definition = self._definition or await complete(host.lookup(self._key))
+            ref = self._ref = QueueRef(self._key, definition)
+        return host, ref
+
+    @property
+    def _key(self) -> QueueKey:
+        return QueueKey(self._container, self._name, "" if self._shared else "private")
 
     def _set_device(self, name: DeviceName) -> None:
         self._device = name
@@ -325,24 +330,20 @@ class Queue:
         """What nodes that use the queue have in common; none where it is bound to a session of its own."""
         if self._session is not None:
             return None
-        return Colocation(QueueKey(self._container, self._name, "" if self._shared else "private"), self._device)
+        return Colocation(self._key, self._device)
 
     def _bound_session(self) -> CurrentSession:
         return self._session or current_session()
 
-    async def _put(self, value: Any, *, many: bool) -> None:
-        host, ref = await self._begin()
-        await complete_put(host.put(ref, self._convert(value, many=many)))
-
     def _convert(self, value: Any, *, many: bool) -> Segment:
         if isinstance(value, Segment):  # converted already, in the thread of a blocking call
             return value
-        element = self.definition.element
+        definition = self.definition
         try:
-            columns = to_columns(value, element, many=many)
+            columns = to_columns(value, definition.element, many=many)
         except SpecMismatch as error:
             raise SpecMismatch(f"queue {self._name!r}: {error}") from error
-        return Segment.of(columns, prioritised=self.definition.kind == "PriorityQueue")
+        return Segment.of(columns, prioritised=definition.kind == "PriorityQueue")
 
     async def _begin_get(self, n: SupportsIndex, *, single: bool) -> tuple[Host, QueueRef, int]:
         count = check_count(n)
@@ -377,7 +378,7 @@ class Queue:
         queue._name, queue._shared, queue._container = str(name), bool(shared), str(container)
         queue._device = DeviceName.parse(device)
         queue._definition = None if definition is None else read_definition(definition)
-        queue._session = None
+        queue._session = queue._ref = None
         return queue
 
     def __getstate__(self) -> dict[str, Any]:
@@ -391,10 +392,3 @@ class Queue:
     def __repr__(self) -> str:
         """Show the class and the name."""
         return f"<{type(self).__name__} {self._name!r}>"
-
-
-def _private_name(kind: str) -> str:
-    """Name a private queue by what a user can find: the line that calls its class."""
-    frame = sys._getframe(3)  # noqa: SLF001 - above this, and the constructors of `Queue` and of its kind
-    file = PurePath(frame.f_code.co_filename).name.encode(errors="backslashreplace").decode()
-    return f"private {kind} {next(_private_numbers)}, defined at {file}:{frame.f_lineno}"

@@ -25,7 +25,6 @@ from aioflow.runtime import (
     complete_put,
     current,
     finish,
-    on_asyncio,
     open_in_thread,
     read_request,
 )
@@ -331,8 +330,10 @@ def current_session() -> CurrentSession:
 
 
 def _event_loop() -> Any:
-    if on_asyncio():
+    try:
         return asyncio.get_running_loop()
+    except RuntimeError:
+        pass  # it is trio's
     try:
         return sys.modules["trio"].lowlevel.current_trio_token()
     except (KeyError, RuntimeError):

@@ -32,7 +32,7 @@ def check_columns(
 ) -> None:
     """Refuse columns that a specification does not admit, or that have not this number of rows."""
     components = element.components
-    if [component.dtype for component in components] != list(dtypes):
+    if element.dtypes != (*dtypes,):
         raise SpecMismatch(f"got components of {list(dtypes)}; expected {', '.join(map(str, components))}")
     count: int = columns[0].shape[0] if rows is None else rows
     for i, (column, component) in enumerate(zip(columns, components, strict=True)):
@@ -75,8 +75,9 @@ def check_frames(frames: Sequence[AnyFrame], what: str, error: type[AioflowError
     Raises:
         AioflowError: Of the given class, beginning with the words that say what it is.
     """
-    longest = max((len(frame) if isinstance(frame, bytes) else frame.nbytes for frame in frames), default=0)
-    _check_bytes(longest, what, error)
+    for frame in frames:
+        if len(frame) > FRAME_BYTES_MAX:
+            _check_bytes(len(frame), what, error)
 
 
 def _check_bytes(nbytes: int, what: str, error: type[AioflowError]) -> None:

@@ -88,6 +88,8 @@ class ClusterHost:
             ConnectFailed: The task did not answer within `connect_s`.
         """
         self.master.check()
+        if device.job is None and device.task is None and len(self.master.welcome.tasks) == 1:  # as nearly always
+            return self.master
         return await self._host_of(self._task_of(device, key))
 
     async def server_stats(self) -> tuple[ServerStats, ...]:

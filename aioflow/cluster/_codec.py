@@ -67,6 +67,9 @@ HEADER_BYTES_MAX = 65_536
 ELEMENTS_MAX = INT64_MAX // 16
 # UTF-8: bytes below are characters by themselves; with the two highest bits of others, this is a continuation.
 _CONTINUATION, _HIGH_BITS = 0x80, 0xC0
+# Of arrays below this size a copy is a call, and a view three.
+SMALL_BYTES = 4096
+_ARRAYS_MAX = max(COMPONENTS_MAX, OUTPUTS_MAX)
 
 
 def _reader(names: tuple[str, ...]) -> Callable[[Any], Sequence[Any]]:
@@ -79,6 +82,7 @@ def _reader(names: tuple[str, ...]) -> Callable[[Any], Sequence[Any]]:
 _F = TypeVar("_F", bound="AnyFrame")
 
 _CODES = {message: code for code, message in MESSAGES.items()}
+_GREETINGS = frozenset({Hello, Welcome})
 _WITH_FRAMES = frozenset({Assign, Put, Rows, RegisterGraph, RunGraph, SendTensor, Tensors})
 _VALUES_OF = {message: _reader(message.__slots__) for message in MESSAGES.values()}
 # What is sent for every element has numbers of our own making only, and shapes of a definition that was checked.
@@ -122,7 +126,7 @@ def decode(frames: Sequence[_F]) -> tuple[Message, Sequence[_F]]:
             header,
             max_str_len=4 * TEXT_CHARS_MAX,
             max_bin_len=0,
-            max_array_len=max(COMPONENTS_MAX, OUTPUTS_MAX),
+            max_array_len=_ARRAYS_MAX,
             max_map_len=0,
             max_ext_len=0,
         )
@@ -131,21 +135,25 @@ def decode(frames: Sequence[_F]) -> tuple[Message, Sequence[_F]]:
     if type(values) is not list or not values or type(values[0]) is not int or values[0] not in MESSAGES:
         raise RemoteProtocolError(f"a header that names no message; expected [code, field, ...], got {values!r:.80}")
     kind = MESSAGES[values[0]]
-    fields = _of_this_version(kind, values[1:])
+    fields = values[1:]
+    if kind in _GREETINGS:
+        fields = _of_this_version(kind, fields)
     fault = find_fault(kind, fields)
     if fault:
         raise RemoteProtocolError(fault)
     message: Message = kind(*fields)
-    if len(frames) > 1 and kind not in _WITH_FRAMES:
-        raise RemoteProtocolError(f"{kind.__name__} has no frames behind its header, got {len(frames) - 1}")
-    if kind is not Put and any(isinstance(frame, Pieces) for frame in frames):
-        raise RemoteProtocolError(f"{kind.__name__} has frames in pieces; those are for Put")
-    return message, frames[1:]
+    rest = frames[1:]
+    if rest and kind not in _WITH_FRAMES:
+        raise RemoteProtocolError(f"{kind.__name__} has no frames behind its header, got {len(rest)}")
+    for frame in () if kind is Put else rest:
+        if isinstance(frame, Pieces):
+            raise RemoteProtocolError(f"{kind.__name__} has frames in pieces; those are for Put")
+    return message, rest
 
 
 def _of_this_version(kind: type[Any], fields: list[Any]) -> list[Any]:
     """Of a greeting in another version of the protocol keep the version alone: what else it says, nobody here knows."""
-    if kind in {Hello, Welcome} and fields and fields[0] != PROTOCOL_VERSION:
+    if fields and fields[0] != PROTOCOL_VERSION:
         return [fields[0], "?", "", False, True] if kind is Hello else [fields[0], "", "", 0, [], ""]
     return fields
 
@@ -155,14 +163,10 @@ def _of_this_version(kind: type[Any], fields: list[Any]) -> list[Any]:
 
 def describe_columns(columns: Sequence[Column], dtypes: Sequence[str]) -> list[list[Any]]:
     """Return what the header says of columns: the dtype and the shape of each."""
-    return [[dtype, _described(column)] for column, dtype in zip(columns, dtypes, strict=True)]
-
-
-def _described(column: Column) -> list[int | None]:
-    if isinstance(column, Ragged):
-        rows, rank = column.sizes.shape
-        return [rows, *[None] * rank]
-    return list(column.shape)
+    return [
+        [dtype, [len(column.sizes), *[None] * column.sizes.shape[1]] if isinstance(column, Ragged) else [*column.shape]]
+        for column, dtype in zip(columns, dtypes, strict=True)
+    ]
 
 
 @overload
@@ -173,15 +177,15 @@ def encode_columns(columns: Sequence[Column]) -> Any:
     """Return the frames of columns; large ones are not copied."""
     frames: list[AnyFrame] = []
     for column in columns:
-        if isinstance(column, Strings):
+        if isinstance(column, np.ndarray):
+            frames.append(_bytes_of(column))
+        elif isinstance(column, Strings):
             frames += [_bytes_of(column.lengths), _bytes_of(column.data)]
         elif isinstance(column, Ragged):
             frames += [_bytes_of(column.sizes), _bytes_of(column.data)]
-        elif isinstance(column, Scattered):
+        else:
             assert column.pieces is not None, "what is sent lies in pieces"
             frames.append(column.pieces)
-        else:
-            frames.append(_bytes_of(column))
     return frames
 
 
@@ -191,11 +195,14 @@ def decode_columns(described: Sequence[Sequence[Any]], frames: Sequence[AnyFrame
     Raises:
         RemoteProtocolError: Their number or sizes are not what the header says.
     """
-    expected = sum(2 if dtype in STRING_DTYPES or None in shape else 1 for dtype, shape in described)
+    expected = len(described)
+    for dtype, shape in described:
+        if dtype in STRING_DTYPES or None in shape:
+            expected += 1
     if len(frames) != expected:
         raise RemoteProtocolError(f"{len(described)} columns have {expected} frames, got {len(frames)}")
     rest = iter(frames)
-    return tuple([_decode_column(dtype, tuple(shape), rest) for dtype, shape in described])
+    return tuple([_decode_column(dtype, (*shape,), rest) for dtype, shape in described])
 
 
 def _decode_column(dtype: str, described: tuple[int | None, ...], frames: Iterator[AnyFrame]) -> Column:
@@ -205,7 +212,8 @@ def _decode_column(dtype: str, described: tuple[int | None, ...], frames: Iterat
         return _ragged(dtype, described, _in_one(frames), _in_one(frames))
     shape: tuple[int, ...] = described  # type: ignore[assignment]
     # A size of 0 makes any others take no bytes, and NumPy still refuses what it cannot address.
-    if not 1 <= len(shape) <= RANK_MAX or math.prod(size or 1 for size in shape) > ELEMENTS_MAX:
+    count = math.prod(shape) or math.prod([size or 1 for size in shape])
+    if not 1 <= len(shape) <= RANK_MAX or count > ELEMENTS_MAX:
         raise RemoteProtocolError(
             f"a column of shape {list(shape)!s:.80}; expected rank 1 to {RANK_MAX} and at most {ELEMENTS_MAX} values"
         )
@@ -274,7 +282,8 @@ def _array(frame: Frame, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     expected = math.prod(shape) * dtype.itemsize
     if expected != len(frame):
         raise RemoteProtocolError(f"{dtype.name} of shape {list(shape)} has {expected} bytes, got {len(frame)}")
-    array = np.frombuffer(frame, np.uint8).view(dtype).reshape(shape)
+    # Not np.ndarray(shape, dtype, frame): that refers to what the frame's memory is of, and not to who lends it.
+    array = np.frombuffer(frame, dtype).reshape(shape)
     if not array.flags.aligned:
         array = array.copy()  # a transport's small frames lie anywhere; large ones are aligned
     array.flags.writeable = False
@@ -309,7 +318,9 @@ def _check_utf8(lengths: Array, data: Array) -> None:
 
 
 def _bytes_of(array: Array) -> Frame:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
+    if array.nbytes < SMALL_BYTES:
+        return array.tobytes()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 # Definitions

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from aioflow.cluster._fields import INT64_MAX, RANK_MAX, TEXT_CHARS_MAX, Flag, Int, Listed, Maybe, Number, Record, Text
+from aioflow.cluster._fields import (
+    DESCRIBED,
+    INT64_MAX,
+    RANK_MAX,
+    TEXT_CHARS_MAX,
+    Flag,
+    Int,
+    Listed,
+    Maybe,
+    Number,
+    Record,
+    Text,
+)
 
 __all__ = [
     "DEFINITION",
@@ -33,8 +45,7 @@ Count = Annotated[int, Int(0, 2**31 - 1)]  # TensorFlow's numbers of elements ar
 Seconds = Annotated[float, Number()]
 _SHAPE = Listed(Maybe(Int()), RANK_MAX - 1)
 OneShape = Annotated[list[Any] | None, Maybe(_SHAPE)]
-# dtype and shape of each column, rows in front; nil for every other size where rows differ in shape
-Columns = Annotated[list[list[Any]], Listed(Record((Text(), Listed(Maybe(Int()), RANK_MAX))))]
+Columns = Annotated[list[list[Any]], DESCRIBED]
 # kind, capacity, capacity_bytes, min_after_dequeue, seed, producers, [dtype, shape] of each component, names
 DEFINITION = Record(
     (

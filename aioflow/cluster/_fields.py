@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "COMPONENTS_MAX",
+    "DESCRIBED",
     "INT64_MAX",
     "NAME_CHARS_MAX",
     "RANK_MAX",
@@ -41,7 +42,9 @@ class Int:
 
     def admits(self, value: Any) -> bool:
         """Whether a value is allowed."""
-        return isinstance(value, int) and self.low <= value <= self.high and value is not True and value is not False
+        if type(value) is not int and (isinstance(value, bool) or not isinstance(value, int)):
+            return False
+        return self.low <= value <= self.high
 
     def __str__(self) -> str:
         return f"an integer from {self.low} to {self.high}"
@@ -134,4 +137,30 @@ class Record:
         return f"a list of [{', '.join(map(str, self.rules))}]"
 
 
+class _Described(Listed):
+    """As the list that it is, in one call: it is in every put, and in every answer with rows."""
+
+    __slots__ = ()
+
+    def admits(self, value: Any) -> bool:
+        """Whether a value is allowed."""
+        if type(value) is not list or len(value) > self.count_max:
+            return False
+        for column in value:
+            if type(column) is not list or len(column) != 2:  # noqa: PLR2004 - as said
+                return False
+            dtype, shape = column
+            if type(dtype) is not str or len(dtype) > NAME_CHARS_MAX or type(shape) is not list:
+                return False
+            if len(shape) > RANK_MAX:
+                return False
+            for size in shape:
+                if size is not None and (type(size) is not int or not 0 <= size <= INT64_MAX):
+                    return False
+        return True
+
+
 Rule = Int | Number | Text | Flag | Maybe | Listed | Record
+
+# Dtype and shape of each column, rows in front; nil for every other size where rows differ in shape.
+DESCRIBED = _Described(Record((Text(), Listed(Maybe(Int()), RANK_MAX))))

@@ -10,7 +10,7 @@ from aioflow.cluster import _messages as m
 from aioflow.cluster._window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from aioflow.resources import QueueKey, QueueRef
     from aioflow.transport import AnyFrame
@@ -52,22 +52,32 @@ class Outlets:
     def __bool__(self) -> bool:
         return bool(self._outlets)
 
-    def offer(self, request: Request) -> Iterator[Request]:
+    def offer(self, request: Request) -> Iterable[Request]:
         """Add a put or a close."""
         key = _key(request)
+        outlet = self._outlets.get(key)
+        if outlet is None:
+            outlet = self._outlets[key] = _Outlet()
+        if request.kind is m.Put and not outlet.held and outlet.window.admits(request.nbytes):
+            outlet.window.add(request.nbytes)
+            return (request,)
         request.is_held = True
-        self._outlets.setdefault(key, _Outlet()).held.append(request)
-        yield from self._release(key)
+        outlet.held.append(request)
+        return self._release(key)
 
     def withdraw(self, request: Request) -> Iterator[Request]:
         """Take out one that waits."""
         self._outlets[_key(request)].held.remove(request)
         yield from self._release(_key(request))
 
-    def answered(self, request: Request) -> Iterator[Request]:
+    def answered(self, request: Request) -> Iterable[Request]:
         """Take out a put that was under way."""
-        self._outlets[_key(request)].window.remove(request.nbytes)
-        yield from self._release(_key(request))
+        key = _key(request)
+        outlet = self._outlets[key]
+        outlet.window.remove(request.nbytes)
+        if outlet.held or not outlet.window.puts:
+            return self._release(key)
+        return ()
 
     def clear(self) -> None:
         """Forget all."""

@@ -84,7 +84,8 @@ class Peer:
 
     def take_messages(self) -> list[Sequence[AnyFrame]]:
         """Return what is to be sent on the present connection, in order."""
-        self._flush_ack()
+        if self._taken is not None or self._late_ack is not None:
+            self._flush_ack()
         frames, self._frames = self._frames, []
         return frames
 
@@ -213,7 +214,8 @@ class Peer:
             self._push(encode(message))
 
     def _push(self, encoded: Sequence[AnyFrame]) -> None:
-        self._flush_ack()
+        if self._taken is not None or self._late_ack is not None:
+            self._flush_ack()
         self._frames.append(encoded)
 
     def _flush_ack(self) -> None:
@@ -261,18 +263,16 @@ class Peer:
         request = self._requests.get(message.id)
         if request is None or request.is_delivered:
             return
-        expected = ANSWERS.get(request.kind, m.Done)
-        allowed = (expected, m.Error, m.Withdrawn) if request.kind in WITHDRAWN else (expected, m.Error)
-        if not isinstance(message, allowed):
-            came = type(message).__name__
-            raise RemoteProtocolError(f"{self.name} answered with {came}; expected {expected.__name__} or Error")
+        kind, came = ANSWERS.get(request.kind, m.Done), type(message)
+        if not (came is kind or came is m.Error or (came is m.Withdrawn and request.kind in WITHDRAWN)):
+            raise RemoteProtocolError(f"{self.name} answered with {came.__name__}; expected {kind.__name__} or Error")
         event = self._answer(request, message, frames)
         self._defines.pop(request.number, None)
         while self._acks and self._acks[0][0] < request.id:
             self._acks.popleft()
         self._events.append(event)
         if not request.is_delivered:
-            self._close_request(request, sum(memoryview(frame).nbytes for frame in frames))
+            self._close_request(request, frames)
 
     def _answer(self, request: Request, message: Answer, frames: Sequence[Frame]) -> Event:  # noqa: PLR0911 - a case each
         match message:
@@ -296,11 +296,11 @@ class Peer:
             case m.Error():
                 return Refused(message.id, unpack_error(message, self.name))
 
-    def _close_request(self, request: Request, nbytes: int) -> None:
+    def _close_request(self, request: Request, frames: Sequence[Frame]) -> None:
         del self._requests[request.id]
         if request.kind in ONCE:
             self._to_confirm.append(request.id)
-            self._bytes_to_confirm += nbytes
+            self._bytes_to_confirm += sum(map(len, frames))
             if len(self._to_confirm) >= CONFIRM_EVERY or self._bytes_to_confirm >= CONFIRM_BYTES:
                 self._send(m.Confirm(self._to_confirm))
                 self._to_confirm, self._bytes_to_confirm = [], 0

@@ -132,9 +132,8 @@ class RemoteHost:
         Raises:
             SpecMismatch: A column is longer than what travels in one frame; nothing was sent.
         """
-        dtypes = [component.dtype for component in ref.definition.element.components]
-        columns = self._scatter(segment, ref.definition.scattered)
-        described = describe_columns(columns, dtypes)
+        columns = segment.columns if segment.rows == 1 else self._scatter(segment, ref.definition.scattered)
+        described = describe_columns(columns, ref.definition.element.dtypes)
         frames = encode_columns(columns)
         check_frames(frames, f"queue {ref.key.name!r}: {segment.columns[0].shape[0]} rows at once", SpecMismatch)
         return self.request(ref, lambda request, queue: m.Put(request, queue, described), frames)
@@ -142,7 +141,7 @@ class RemoteHost:
     def _scatter(self, segment: Segment, components: Sequence[int]) -> tuple[Column, ...]:
         """Return columns of which some have their rows apart, where there is memory for it."""
         columns = list(segment.columns)
-        for i in components if segment.rows > 1 else ():
+        for i in components:
             if isinstance(column := columns[i], np.ndarray):
                 columns[i] = Scattered.of(column, self.allocate_pieces) or column
         return tuple(columns)

@@ -21,7 +21,7 @@ from aioflow.cluster._spec import ClusterSpec
 from aioflow.errors import AddressInUse, LocalProtocolError, PlacementError, RemoteProtocolError, SessionError
 from aioflow.keys import name_credentials
 from aioflow.resources import Resources
-from aioflow.runtime import Background, SessionConfig, Timer, finish, now
+from aioflow.runtime import Background, SessionConfig, Timer, event_loop_clock, finish, now
 from aioflow.transport import find_transport
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Server:
         self._local = f"inproc://aioflow-{info.epoch}"
         self._stopped = anyio.Event()
         self._error: BaseException | None = None
+        self._clock = now
 
     @property
     def address(self) -> str:
@@ -120,6 +121,7 @@ class Server:
         """
         if self._listeners or self._stopped.is_set():
             raise SessionError("this server was started before; make a new one")
+        self._clock = event_loop_clock()
         group = await self._background.start()
         try:
             await self._listen(group)
@@ -192,7 +194,7 @@ class Server:
 
     def received(self, peer: PeerId, frames: Sequence[AnyFrame]) -> None:
         """Handle one message of a peer."""
-        time = now()
+        time = self._clock()
         try:
             message, rest = decode(frames)
         except RemoteProtocolError as error:

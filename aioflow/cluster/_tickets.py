@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aioflow.cluster._sessions import AllocateFor, Call, PeerId, Session
     from aioflow.queues import Effect, Recall, Ticket
     from aioflow.resources import QueueResource
+    from aioflow.specs import ElementSpec
     from aioflow.transport import Frame
 
 __all__ = ["Tickets"]
@@ -156,16 +157,19 @@ class Tickets:
             element = queue.definition.element
             check_batch(effect.rows, element)
             columns = gather(effect.rows, element, partial(self._allocate, session.peer))
-            described = describe_columns(columns, [component.dtype for component in element.components])
+            described = describe_columns(columns, element.dtypes)
             frames = [*map(whole, encode_columns(columns))]
             check_frames(frames, f"a batch of {effect.rows.count} elements", QueueError)  # of strings, known only now
             self.answer(session, request, m.Rows(request, described), frames)
             call = session.delivered[request] = session.waiting.pop(request)
             call.rows = effect.rows.count
             # Rows that were copied are kept once; strings whose shapes vary are not what they were, as they are padded.
-            are_padded = any(spec.dtype in STRING_DTYPES and not spec.has_one_shape for spec in element.components)
-            if effect.rows.lie_apart and not are_padded:
+            if effect.rows.lie_apart and not _are_padded(element):
                 prioritised = queue.definition.kind == "PriorityQueue"
                 queue.machine.move(effect.ticket, Segment.of(columns, prioritised=prioritised))
         elif session.peer is not None:
             self._messages.append((session.peer, encode(m.Recall(request))))
+
+
+def _are_padded(element: ElementSpec) -> bool:
+    return any(spec.dtype in STRING_DTYPES and not spec.has_one_shape for spec in element.components)

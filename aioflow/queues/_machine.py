@@ -229,7 +229,7 @@ class QueueMachine:
     # The flush
 
     def _flush(self) -> None:
-        while self._drive_puts() or self._drive_gets() or self._fail_stuck_put():
+        while self._drive_puts() or self._drive_gets() or (self._puts and self._fail_stuck_put()):
             pass
         self._serve_asks()
         self._recall()
@@ -360,7 +360,7 @@ class QueueMachine:
 
     def _recall(self) -> None:
         """Ask for what was sent ahead while the head get misses something."""
-        if self._delivered.ahead and self._gets:
+        if self._gets and self._delivered.ahead:
             get = next(iter(self._gets.values()))
             if get.count - get.taken.count > self._available():
                 self._effects.extend(map(Recall, self._delivered.recall()))
@@ -376,7 +376,7 @@ class QueueMachine:
         return len(self._order) - (0 if self._closed else self.definition.min_after_dequeue)
 
     def _partial(self) -> int:
-        return sum(get.taken.count for get in itertools.islice(self._gets.values(), 1))
+        return next(iter(self._gets.values())).taken.count if self._gets else 0
 
     def _complete_get(self, ticket: Ticket, rows: Rows, own: int) -> None:
         if rows.count:

@@ -46,7 +46,9 @@ class Segment:
     @classmethod
     def of(cls, columns: tuple[Column, ...], *, prioritised: bool = False) -> Segment:
         """Make a segment of columns; with `prioritised` the first column is the priorities."""
-        row_bytes = sum((column_row_bytes(column) for column in columns), start=0)
+        row_bytes: int | Array = 0
+        for column in columns:
+            row_bytes = row_bytes + column_row_bytes(column)
         priorities = pad_column(columns[0]) if prioritised else None  # a peer may send them in pieces
         return cls(columns[0].shape[0], columns, row_bytes, priorities)  # type: ignore[arg-type]
 

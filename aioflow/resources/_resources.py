@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioflow.errors import LostProducer, NotFound, SpecMismatch
 from aioflow.queues import UNBOUNDED, QueueDefinition, QueueMachine, QueueStats
@@ -28,9 +28,8 @@ __all__ = ["QueueKey", "QueueRef", "Resources", "ServerStats"]
 OnLost = Callable[[str, LostProducer], None]
 
 
-@dataclass(frozen=True, slots=True)
-class QueueKey:
-    """What a queue is found by.
+class QueueKey(NamedTuple):
+    """What a queue is found by; a tuple, as those are hashed and compared without a call of Python.
 
     Attributes:
         container: Its container; empty is the default one.

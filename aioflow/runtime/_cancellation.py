@@ -62,11 +62,10 @@ def current_turn() -> float:
 
 async def begin_call() -> None:
     """Begin a call: raise a cancellation that the task's last call owes."""
-    if on_asyncio():
-        if _owed:
-            _raise_owed()
-    else:
+    if not on_asyncio():
         await anyio.lowlevel.checkpoint_if_cancelled()
+    elif _owed:
+        _raise_owed()
 
 
 def _raise_owed() -> None:

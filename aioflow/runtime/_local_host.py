@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aioflow.errors import AioflowError, PlacementError
 from aioflow.queues import Completed, Failed, Rows, gather
-from aioflow.resources import QueueRef, ServerStats, VariableRef
+from aioflow.resources import QueueKey, QueueRef, ServerStats, VariableRef
 from aioflow.runtime._clock import now
 from aioflow.runtime._host import Withdrawn
 from aioflow.runtime._waiter import Waiter
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from aioflow.resources import (
         Assignment,
         LostProducer,
-        QueueKey,
         QueueResource,
         Resources,
         VariableKey,
@@ -306,7 +305,9 @@ class LocalHost:
 
     def _own(self, key: Any) -> Any:
         """Return the key under which the resources have what is private to this session."""
-        return replace(key, session=self._session) if key.session else key
+        if not key.session:
+            return key
+        return key._replace(session=self._session) if isinstance(key, QueueKey) else replace(key, session=self._session)
 
     def _track(self, queue: QueueResource, ticket: Ticket) -> _Call:
         call = _Call(self, queue, ticket)

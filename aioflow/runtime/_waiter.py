@@ -9,7 +9,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from aioflow.runtime._turns import begin_turn, on_asyncio
+from aioflow.runtime._turns import begin_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,11 +77,12 @@ class Waiter(Generic[T]):
             sys.modules["trio"].lowlevel.reschedule(parked)
 
     async def _park(self) -> None:
-        if on_asyncio():
+        try:
             self._parked = asyncio.get_running_loop().create_future()
-            await self._parked
-        else:
+        except RuntimeError:  # no loop of asyncio runs
             await self._park_on_trio()
+        else:
+            await self._parked
         begin_turn()
 
     async def _park_on_trio(self) -> None:

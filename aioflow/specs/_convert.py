@@ -44,10 +44,7 @@ def to_columns(value: Any, spec: ElementSpec, *, many: bool) -> tuple[Dense, ...
         SpecMismatch: Names, number, dtype, shape or rows of the components disagree with the specification.
     """
     parts = spec.split(value)
-    columns = tuple(
-        _to_column(part, component, many=many, label=spec.label(i))
-        for i, (part, component) in enumerate(zip(parts, spec.components, strict=True))
-    )
+    columns = tuple([_to_column(part, spec, i, many=many) for i, part in enumerate(parts)])
     rows = columns[0].shape[0]
     for i, column in enumerate(columns):
         if column.shape[0] != rows:
@@ -58,13 +55,14 @@ def to_columns(value: Any, spec: ElementSpec, *, many: bool) -> tuple[Dense, ...
     return columns
 
 
-def _to_column(value: Any, spec: TensorSpec, *, many: bool, label: str) -> Dense:
+def _to_column(value: Any, element: ElementSpec, component: int, *, many: bool) -> Dense:
+    spec = element.components[component]
     try:
         return _convert(value, spec, many=many)
     except SpecMismatch as error:
-        raise SpecMismatch(f"{label}: {error}") from error.__cause__
+        raise SpecMismatch(f"{element.label(component)}: {error}") from error.__cause__
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # NumPy's, or of an object in a list
-        raise SpecMismatch(f"{label}: could not be read as {spec}: {error}") from error
+        raise SpecMismatch(f"{element.label(component)}: could not be read as {spec}: {error}") from error
 
 
 def _convert(value: Any, spec: TensorSpec, *, many: bool) -> Dense:

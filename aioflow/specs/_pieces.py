@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -20,7 +19,7 @@ AllocatePieces: TypeAlias = "Callable[[int, int], WritablePieces | None]"
 BYTES = np.dtype(np.uint8)
 
 
-class Pieces(ABC):
+class Pieces:
     """A frame that lies in pieces of one size, of which a receiver may let go one by one.
 
     It travels as any other frame, with the bytes of all pieces in order; not every transport hands it over in pieces.
@@ -30,6 +29,7 @@ class Pieces(ABC):
         count: How many there are.
     """
 
+    # No abstract base class: whether a frame is one is asked for each frame, and those answer in Python.
     __slots__ = ("__weakref__", "count", "size")
 
     def __init__(self, size: int, count: int) -> None:
@@ -44,16 +44,16 @@ class Pieces(ABC):
         """Bytes of all pieces."""
         return self.size * self.count
 
-    @abstractmethod
     def piece(self, number: int, dtype: np.dtype[Any] = BYTES) -> NDArray[Any]:
         """Return a piece as an array of one dimension."""
+        raise NotImplementedError
 
-    @abstractmethod
     def release(self, numbers: Iterable[int]) -> None:
         """Let go of pieces that were received: nobody may read there any more, as their memory is used again.
 
         Nothing comes of it where they were not received.
         """
+        raise NotImplementedError
 
     def joined(self) -> memoryview:
         """Return a copy of all pieces."""
@@ -66,9 +66,9 @@ class Pieces(ABC):
 class WritablePieces(Pieces):
     """Pieces that were allocated, to be written and sent."""
 
-    @abstractmethod
     def part(self, first: int, count: int) -> Pieces:
         """Return some of them as a frame of its own."""
+        raise NotImplementedError
 
 
 def no_pieces(_size: int, _count: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioflow.errors import SpecMismatch
@@ -49,14 +49,18 @@ class TensorSpec:
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether a value of this shape fits."""
-        return self.shape is None or (
-            len(shape) == len(self.shape)
-            and all(want is None or want == got for want, got in zip(self.shape, shape, strict=True))
+        if self.shape is None or shape == self.shape:
+            return True
+        return len(shape) == len(self.shape) and all(
+            want is None or want == got for want, got in zip(self.shape, shape, strict=True)
         )
 
     def admits_rows(self, column: Column) -> bool:
         """Whether the shape of each row of a column fits."""
-        return self.admits(column.shape[1:]) and (not isinstance(column, Ragged) or self.admits(column.least))
+        if isinstance(column, Ragged):
+            return self.admits(column.shape[1:]) and self.admits(column.least)
+        shape = column.shape[1:]
+        return shape == self.shape or self.admits(shape)
 
     def __str__(self) -> str:
         """Print as `int32[?,3]`."""
@@ -67,10 +71,19 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ElementSpec:
-    """The components of an element, in order, and their names, if any."""
+    """The components of an element, in order, and their names, if any.
+
+    Attributes:
+        dtypes: Those of the components.
+    """
 
     components: tuple[TensorSpec, ...]
     names: tuple[str, ...] | None = None
+    dtypes: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Collect the dtypes once: every put and every batch names them."""
+        object.__setattr__(self, "dtypes", tuple([component.dtype for component in self.components]))
 
     @property
     def nbytes(self) -> int | None:

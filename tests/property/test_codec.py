@@ -208,6 +208,17 @@ def test_no_field_exceeds_its_rule(kind: type[Any], data: st.DataObject, wrong: 
                 encode(kind(*values))
 
 
+_SIZES = st.sampled_from([0, 1, None, -1, True, f.INT64_MAX, f.INT64_MAX + 1, 0.0, "1"])
+_SHAPES = st.lists(_SIZES, max_size=3) | st.just([1] * (f.RANK_MAX + 1)) | st.none() | _SIZES.map(lambda size: (size,))
+_DTYPES = st.sampled_from(["float32", "", "n" * 1024, "n" * 1025, b"float32", 1])
+
+
+@given(st.lists(st.tuples(_DTYPES, _SHAPES).map(list) | st.lists(_SIZES, max_size=3), max_size=3) | _SHAPES)
+def test_described_columns_are_the_list_that_they_say(value: Any) -> None:
+    """Checked in one call, they admit what the rules admit that a message to people names."""
+    assert f.DESCRIBED.admits(value) == f.Listed(f.DESCRIBED.rule).admits(value)
+
+
 def _receive(frames: Sequence[Frame]) -> bool:
     """Do with a message what its receiver does before it believes it; say whether it was one."""
     try:

@@ -204,7 +204,7 @@ def test_a_released_section_says_how_many_they_are(rest: list[int]) -> None:
     """None are taken from what follows: neither from the leases that have ended, nor from the frames."""
     parcel = numbers(PARCEL, 0, 0, len(rest), 1, 1, *rest, 8, 9)
     if not rest:
-        assert Memory([]).unpack(parcel) == Parcel([], [], (8,), (9,))
+        assert Memory([]).unpack(parcel) == Parcel([], has_pieces=False, released=[], ended=(8,), kept=(9,))
     else:
         with pytest.raises(MalformedError):
             Memory([]).unpack(parcel)

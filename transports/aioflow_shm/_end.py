@@ -79,7 +79,7 @@ class Turns:
         finally:
             self.is_on = False
             due, self._due = self._due, {}
-            for end in due:
+            for end in reversed(due):  # rows that a put brought before the answer to it: somebody waits for them
                 end.flush()
 
     def write_later(self, end: End) -> None:
@@ -330,9 +330,10 @@ class End:
             self._receiver = self._attach(self)
             self._takes_pieces = getattr(self._receiver, "takes_pieces", False)
         if self._receiver is not None:
+            is_whole = parcel.has_pieces and not self._takes_pieces
             for message in messages:
                 if self._is_open:  # until a receiver closes or aborts
-                    self._receiver.received(message if self._takes_pieces else [*map(whole, message)])  # type: ignore[arg-type]
+                    self._receiver.received([*map(whole, message)] if is_whole else message)  # type: ignore[arg-type]
         return len(messages)
 
     def _told(self, kind: int, values: list[int], descriptors: list[int]) -> None:

@@ -151,6 +151,8 @@ class Leases:
     def take_released(self) -> list[int]:
         """Return what has been let go of since the last call: for each lease its number, how many pieces, and which."""
         taken: list[int] = []
+        if not self._released:
+            return taken
         forks = fork_count()
         while self._released:
             number, pieces = self._released.popitem()

@@ -87,8 +87,12 @@ class Outbox:
     def flush(self) -> bool:
         """Write what the other side takes; return whether nothing is left."""
         try:
-            while self._packet or self._fill():
-                self._write()
+            while self._packet is not None or self._fill():
+                parts, memory = self._packet  # type: ignore[misc]  # it was filled
+                if memory is None and len(parts) == 1:
+                    self._socket.send(parts[0])
+                else:
+                    self._write(parts, memory)
                 self._packet = None
         except BlockingIOError:
             return False
@@ -107,15 +111,11 @@ class Outbox:
         self._packet = None
         self.request = None
 
-    def _write(self) -> None:
-        assert self._packet is not None
-        parts, memory = self._packet
-        if memory is not None:
-            self._socket.sendmsg(parts, [(SOL_SOCKET, SCM_RIGHTS, pack_struct("i", memory.fd))])
-        elif len(parts) == 1:
-            self._socket.send(parts[0])
-        else:
+    def _write(self, parts: Sequence[Frame], memory: Memory | None) -> None:
+        if memory is None:
             self._socket.sendmsg(parts)
+        else:
+            self._socket.sendmsg(parts, [(SOL_SOCKET, SCM_RIGHTS, pack_struct("i", memory.fd))])
 
     def _fill(self) -> bool:
         """Choose the next packet; return whether there is one."""

@@ -71,12 +71,14 @@ class Parcel:
 
     Attributes:
         messages: In order.
+        has_pieces: Whether a frame of these lies in pieces.
         released: Leases, and pieces of them that may be used again.
         ended: Leases whose memory may be used again.
         kept: Leases that have ended, and whose memory may not.
     """
 
     messages: list[list[AnyFrame]]
+    has_pieces: bool
     released: list[tuple[int, tuple[int, ...]]]
     ended: tuple[int, ...]
     kept: tuple[int, ...]
@@ -134,7 +136,7 @@ def pack(
                 largest = size
             table.append(size)
             if size:  # a view with a zero in its shape cannot be joined
-                inline.append(whole(frame))
+                inline.append(frame if isinstance(frame, bytes) else whole(frame))
                 inline_bytes += size
     lengths = map(len, (table, references, released, ended, kept))
     values = (PARCEL, *lengths, *table, *references, *released, *ended, *kept)
@@ -179,9 +181,10 @@ def unpack(
     start = _HEAD.size + _NUMBER_BYTES * count
     if start > len(packet):
         raise MalformedError(f"a parcel of {count} numbers in {len(packet)} bytes")
-    values = _layout(count).unpack_from(packet, _HEAD.size)
+    values = (_LAYOUTS[count] if count < len(_LAYOUTS) else _layout(count)).unpack_from(packet, _HEAD.size)
     places = iter(values[tables : tables + references])
     messages: list[list[AnyFrame]] = []
+    has_pieces = False
     at = 0
     while at < tables:
         frames = values[at]
@@ -197,6 +200,7 @@ def unpack(
             elif size == IN_MEMORY:
                 message.append(view(*_take(places, _REFERENCE)))
             elif size == IN_PIECES:
+                has_pieces = True
                 pieces, *reference = _take(places, _PIECES_HEAD)
                 message.append(view_pieces(*reference, *_take(places, 2 * pieces)))
             else:
@@ -209,7 +213,7 @@ def unpack(
         raise MalformedError(f"{len(messages)} messages that are not all that came, or of which some is missing")
     at = tables + references
     given_back = _read_released(values[at : at + released]) if released else []
-    return Parcel(messages, given_back, values[at + released : count - kept], values[count - kept :])
+    return Parcel(messages, has_pieces, given_back, values[at + released : count - kept], values[count - kept :])
 
 
 def _take(numbers: Iterator[int], count: int) -> tuple[int, ...]:

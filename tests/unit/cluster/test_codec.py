@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -192,3 +193,18 @@ def test_codes_are_for_ever() -> None:
         "EndOwner Tensors ListQueues"
     )
     assert " ".join(kind.__name__ for kind in MESSAGES) == names
+
+
+def test_columns_refer_to_the_frame_that_they_came_in() -> None:
+    """And not to what its memory is of: a transport uses that again when the last that refers to a frame is gone."""
+
+    class View(np.ndarray[tuple[int], np.dtype[np.uint8]]):
+        pass
+
+    view = np.frombuffer(bytearray(16), np.uint8).view(View)
+    gone = weakref.ref(view)
+    columns = decode_columns([["int64", [2]]], [view.data])
+    del view
+    assert gone() is not None
+    del columns
+    assert gone() is None
