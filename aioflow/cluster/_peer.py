@@ -44,7 +44,6 @@ __all__ = ["Peer"]
 # A server keeps so many answers of a session at least, or bytes of values in them, until it hears that they have come.
 CONFIRM_EVERY, CONFIRM_BYTES = 64, 1 << 16
 
-
 Answer = m.Done | m.Rows | m.Found | m.Statistics | m.Tensors | m.Withdrawn | m.Error
 
 _Make: TypeAlias = "Callable[[int, int], Message]"
@@ -99,6 +98,11 @@ class Peer:
         """Whether the server has welcomed the session on the present connection."""
         return self._is_open
 
+    @property
+    def has_puts(self) -> bool:
+        """Whether puts are under way, or wait for their window."""
+        return bool(self._outlets)
+
     # The connection
 
     def connected(self, *, beats: bool) -> None:
@@ -130,9 +134,8 @@ class Peer:
         message = make(self._last_id + 1, number)
         encoded = encode(message, frames)
         kind = type(message)
-        nbytes = sum(map(len, frames))
         self._last_id += 1
-        request = Request(self._last_id, kind, ref, encoded, nbytes, number)
+        request = Request(self._last_id, kind, ref, encoded, sum(map(len, frames)), number)
         self._requests[request.id] = request
         if isinstance(message, m.Join):
             request.registers = message.name, message.rejoin_s
@@ -166,10 +169,9 @@ class Peer:
         request.is_begun = True
         if is_all:
             del self._requests[id_]
-        acks = self._acks
-        if acks and acks[-1][1] == id_:
-            acks.pop()
-        acks.append((self._last_id, id_, rows))
+        if self._acks and self._acks[-1][1] == id_:
+            self._acks.pop()
+        self._acks.append((self._last_id, id_, rows))
         if self._is_open:
             if self._late_ack is not None and self._late_ack[0] != id_:
                 self._flush_ack()
@@ -228,9 +230,8 @@ class Peer:
         number = self._numbers.get(ref)
         if number is None:
             number = next(self._next_number)
-            private = bool(ref.key.session)
             definition = pack_definition(ref.definition)
-            encoded = encode(m.Define(number, ref.key.container, ref.key.name, private, definition))
+            encoded = encode(m.Define(number, ref.key.container, ref.key.name, bool(ref.key.session), definition))
             self._numbers[ref] = number
             self._defines[number] = encoded
             if self._is_open:
@@ -251,8 +252,7 @@ class Peer:
             case m.Goodbye():
                 self._events.append(read_goodbye(message, self.name, said_bye=self._said_bye))
             case m.Recall():
-                request = self._requests.get(message.id)
-                if request is not None and request.is_delivered:
+                if (request := self._requests.get(message.id)) is not None and request.is_delivered:
                     self._events.append(Recalled(message.id))
             case m.Done() | m.Rows() | m.Found() | m.Statistics() | m.Tensors() | m.Withdrawn() | m.Error():
                 self._take_answer(message, frames)

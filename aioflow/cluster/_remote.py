@@ -314,12 +314,13 @@ class RemoteHost:
         self.check()
         if gives_up and self._link.unreachable:
             raise ConnectionLost(self._link.unreachable)
+        is_one_of_many = self._peer.has_puts if frames else on_recall is not None
         call = RemoteCall(self, on_recall, get=get)
         call.id = self._peer.request(ref, make, frames)
         self._calls[call.id] = call
         if gives_up:
             self._giving_up.add(call.id)
-        if (frames and not gives_up) or on_recall is not None:  # a step waits for each of its messages
+        if is_one_of_many and not gives_up:  # a step waits for each of its messages
             self._link.send_soon()
         else:
             self._link.send()

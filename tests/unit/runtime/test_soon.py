@@ -6,19 +6,17 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from aioflow.runtime import Soon, _soon
+from aioflow.runtime import Soon
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_is_asked_for_many_times_is_called_once_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first time at once; then it runs after those who ask, once, and can be asked for again."""
-    monkeypatch.setattr(_soon, "TURN_S", 1000.0)
+async def test_what_is_asked_for_many_times_is_called_once_a_turn() -> None:
+    """It runs after those who ask, once, and can be asked for again."""
     calls: list[int] = []
     errors: list[BaseException] = []
     soon = Soon(lambda: calls.append(len(calls)), errors.append)
-    soon()
-    for turn in range(1, 4):
+    for turn in range(3):
         for _ in range(5):
             soon()
         assert len(calls) == turn
@@ -26,18 +24,7 @@ async def test_what_is_asked_for_many_times_is_called_once_a_turn(monkeypatch: p
             while len(calls) == turn:
                 await anyio.lowlevel.checkpoint()
     await anyio.wait_all_tasks_blocked()
-    assert (calls, errors) == ([0, 1, 2, 3], [])
-
-
-async def test_who_asks_alone_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the last time is a while ago."""
-    monkeypatch.setattr(_soon, "TURN_S", 0.0)
-    calls: list[int] = []
-    errors: list[BaseException] = []
-    soon = Soon(lambda: calls.append(len(calls)), errors.append)
-    for count in range(1, 4):
-        soon()
-        assert len(calls) == count
+    assert (calls, errors) == ([0, 1, 2], [])
 
 
 async def test_who_made_it_is_told_of_a_failure_and_it_goes_on() -> None:
