@@ -93,7 +93,8 @@ def _read(arguments: argparse.Namespace) -> tuple[ClusterSpec, SessionConfig]:
     if arguments.cluster is None:
         if arguments.job is not None or arguments.task is not None:
             raise PlacementError("--job and --task name a task of a cluster; give it with --cluster cluster.toml")
-        return ClusterSpec({"local": [arguments.bind or BIND_DEFAULT]}), SessionConfig()
+        bind = BIND_DEFAULT if arguments.bind is None else arguments.bind
+        return ClusterSpec({"local": [bind]}), SessionConfig()
     if arguments.bind is not None:
         raise PlacementError("--bind is for a server by itself; with --cluster the address is that of the task there")
     is_standard = arguments.cluster == "-"

@@ -77,7 +77,7 @@ def _gather_numbers(rows: Rows, component: int, spec: TensorSpec, allocate: Allo
         if not isinstance(array, Scattered) and (is_small or isinstance(part.index, slice)):
             gathered[part.places] = array[part.index]
             continue
-        places = np.arange(rows.count)[part.places].tolist()
+        places = _numbers(part.places).tolist()
         for place, row in zip(places, _values(array, part.index), strict=True):
             gathered[place] = row
     return gathered
@@ -86,7 +86,12 @@ def _gather_numbers(rows: Rows, component: int, spec: TensorSpec, allocate: Allo
 def _values(column: Array | Scattered, index: Index) -> Iterable[Array]:
     if isinstance(column, Scattered):
         return column.values(index)
-    return (column[row] for row in np.arange(len(column))[index].tolist())
+    return (column[row] for row in _numbers(index).tolist())
+
+
+def _numbers(index: Index) -> Array:
+    """The rows that an index names; it must not cost what all rows do, as a batch may have as many parts as rows."""
+    return np.arange(index.start, index.stop) if isinstance(index, slice) else index
 
 
 def _gather_strings(rows: Rows, component: int, spec: TensorSpec, allocate: Allocate) -> Column:
@@ -105,7 +110,7 @@ def _none(spec: TensorSpec) -> tuple[int, ...]:
 
 def _in_order(rows: Rows, taken: list[Column], allocate: Allocate) -> Column:
     """Join what was taken of each part, and bring it into the order of the selection."""
-    places = np.concatenate([np.arange(rows.count)[part.places] for part in rows.parts])
+    places = np.concatenate([_numbers(part.places) for part in rows.parts])
     is_ordered = bool((np.diff(places) > 0).all())
     joined = join_columns(taken, allocate if is_ordered else no_memory) if len(taken) > 1 else taken[0]
     return joined if is_ordered else take_rows(joined, np.argsort(places))

@@ -282,7 +282,12 @@ async def test_a_server_of_another_task(folder: Path) -> None:
 def test_the_command_says_what_is_wrong(run_program: Callable[..., Any], serve: Callable[..., Any]) -> None:
     """`aioflow serve` ends with code 1 and one line without a traceback; wrong usage with 2."""
     server, address = serve()
-    for bind, part in [(address, "AddressInUse"), ("smoke://x", "ConnectFailed"), ("nothing", "ConnectFailed")]:
+    for bind, part in [
+        (address, "AddressInUse"),
+        ("smoke://x", "ConnectFailed"),
+        ("nothing", "ConnectFailed"),
+        ("", "ConnectFailed"),
+    ]:
         program = run_program("-m", "aioflow", "serve", "--bind", bind)
         assert program.finish() == 1, program.output
         assert program.output.startswith(f"aioflow: {part}: ")
