@@ -7,7 +7,8 @@ the server whatever becomes of the client, so that messages may be late, and few
 2. The client opens it by its path under /proc and finds the session's secret on it, or does without: a process of
    another host, user or PID namespace has another file at that path, or none.
 3. A get has one place, however often it is noted; that of the oldest one is used anew. There are more places than gets
-   whose acknowledgements are on their way: they have arrived when the answer to a later request has.
+   whose acknowledgements are on their way, which have arrived when the answer to a later request has: a server that
+   reads nothing while over 1,000 gets of a session end does not learn of the first of these if it is killed then.
 4. What is half written does not count, as a place whose number of rows is 0 does not.
 5. No lock: the client writes, and the server reads when the client writes no more. A page is no trusted input.
 """

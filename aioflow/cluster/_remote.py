@@ -195,6 +195,7 @@ class RemoteHost:
         """
         key, spec = ref.key, ref.spec
         private, shape, described = bool(key.session), _shape(spec), describe_columns([value], [spec.dtype])
+
         frames = encode_columns([value])
         check_frames(frames, f"variable {key.name!r}", SpecMismatch)
 
@@ -237,10 +238,7 @@ class RemoteHost:
             self._delivered.clear()
 
     def acknowledge(self, call: RemoteCall, rows: int) -> None:
-        """Say that the rows of a get were handed over: noted, and written at once, or with calls that are under way."""
-        if self._receipts is not None and self._calls:
-            self.acknowledge_late(call, rows, is_all=True)
-            return
+        """Say that the rows of a get were handed over: noted, and written to the socket, before this returns."""
         if self._receipts is not None:
             self._receipts.note(call.id, rows)
         self._delivered.pop(call.id, None)
@@ -316,7 +314,7 @@ class RemoteHost:
         self.check()
         if gives_up and self._link.unreachable:
             raise ConnectionLost(self._link.unreachable)
-        is_one_of_many = self._peer.has_puts if frames else get and bool(self._calls)
+        is_one_of_many = self._peer.has_puts if frames else on_recall is not None
         call = RemoteCall(self, on_recall, get=get)
         call.id = self._peer.request(ref, make, frames)
         self._calls[call.id] = call

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
+import threading
 from contextlib import AsyncExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -176,6 +178,39 @@ async def test_a_killed_client_loses_nothing(serve: Serve, run_program: RunProgr
             await until(ints(100, shared_name="other"), gets_waiting=0)
     assert server.end_by(signal.SIGTERM)[0] == 0
     assert server.output.splitlines()[1:] == ["queue 'q' lost producer 'victim': its process has ended"]
+
+
+async def test_who_computes_with_what_it_took_holds_up_nobody(serve: Serve) -> None:
+    """Its event loop stands after a get, while another of its tasks waits; others learn that there is no more."""
+    server, address = serve()
+    ended = threading.Event()
+
+    async def compute() -> None:
+        async def take(q: flow.FIFOQueue) -> None:
+            try:
+                await q.dequeue()
+            except flow.EndOfQueue:
+                return
+            ended.wait(TEST_S)  # in the thread of the event loop
+
+        async with flow.Session(address), asyncio.TaskGroup() as tasks:
+            for _ in range(2):
+                tasks.create_task(take(ints(1, shared_name="q")))
+
+    q = ints(1, shared_name="q")
+    with anyio.fail_after(TEST_S):
+        async with flow.Session(address), anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, lambda: asyncio.run(compute()))
+            try:
+                await until(q, gets_waiting=2)
+                await q.enqueue(1)
+                await q.close()
+                with pytest.raises(flow.EndOfQueue):
+                    await q.dequeue()
+                assert not ended.is_set()
+            finally:
+                ended.set()
+    assert server.end_by(signal.SIGTERM)[0] == 0
 
 
 async def test_clients_killed_at_random_lose_nothing_accepted(serve: Serve, run_program: RunProgram) -> None:
