@@ -217,7 +217,7 @@ class Server:
     def lost(self, peer: PeerId) -> None:
         """Take out a peer that has gone."""
         self._connections.pop(peer, None)
-        self._broker.lost(peer, now())
+        self._broker.lost(peer, self._clock())
         self._send()
 
     def _next_deadline(self) -> float | None:
@@ -240,7 +240,7 @@ class Server:
                     logger.exception("a message to %s could not be sent; it is disconnected", connection.peer)
                     connection.abort()
                     self._connections.pop(peer, None)
-                    self._broker.lost(peer, now())
+                    self._broker.lost(peer, self._clock())
         for peer in self._broker.take_dropped():
             connection = self._connections.pop(peer, None)
             if connection is not None:

@@ -79,7 +79,7 @@ class Turns:
         finally:
             self.is_on = False
             due, self._due = self._due, {}
-            for end in reversed(due):  # rows that a put brought before the answer to it: somebody waits for them
+            for end in reversed(due):  # whoever waits for what a message brought, before the answer to its sender
                 end.flush()
 
     def write_later(self, end: End) -> None:

@@ -181,7 +181,7 @@ def unpack(
     start = _HEAD.size + _NUMBER_BYTES * count
     if start > len(packet):
         raise MalformedError(f"a parcel of {count} numbers in {len(packet)} bytes")
-    values = (_LAYOUTS[count] if count < len(_LAYOUTS) else _layout(count)).unpack_from(packet, _HEAD.size)
+    values = _layout(count).unpack_from(packet, _HEAD.size)
     places = iter(values[tables : tables + references])
     messages: list[list[AnyFrame]] = []
     has_pieces = False

@@ -18,7 +18,7 @@ ROW_BYTES_MAX = 4000
 
 @pytest.mark.parametrize("dtype", ["bytes", "int64", "uint8"])
 def test_rows_that_came_one_by_one_take_memory_each_for_itself(dtype: str) -> None:
-    """A batch of as many puts as it has rows takes twice as much as half of it."""
+    """And not an array of all rows for each of them."""
     shape: tuple[int, ...] = (ROW_BYTES_MAX + 1000,) if dtype == "uint8" else ()
     element = ElementSpec((TensorSpec(dtype, shape),))
     rows = Rows()
